@@ -1,0 +1,41 @@
+"""The kinds of refusal: one base class, each kind also the builtin that a caller would catch."""
+
+from __future__ import annotations
+
+__all__ = [
+    "CaptureError",
+    "EquivarianceError",
+    "EquiwrapError",
+    "EquiwrapWarning",
+    "GroupError",
+    "NoEffectWarning",
+    "SignatureError",
+]
+
+
+class EquiwrapError(Exception):
+    """Base of everything that equiwrap raises on purpose."""
+
+
+class GroupError(EquiwrapError, ValueError):
+    """The group does not exist, or cannot do what was asked of it."""
+
+
+class SignatureError(EquiwrapError, ValueError):
+    """A signature cannot be read, or a tensor does not fit it."""
+
+
+class CaptureError(EquiwrapError, NotImplementedError):
+    """The model cannot be rewritten in the form in which it was given."""
+
+
+class EquivarianceError(EquiwrapError, AssertionError):
+    """A measured equivariance error is above its tolerance."""
+
+
+class EquiwrapWarning(UserWarning):
+    """Something that works, but probably not as intended."""
+
+
+class NoEffectWarning(EquiwrapWarning):
+    """A call that changed nothing."""

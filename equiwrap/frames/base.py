@@ -1,0 +1,86 @@
+"""What a frame is: a map from an input to a finitely supported probability measure on the group."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..groups import Elements, Group
+from ..signature import TensorType
+
+__all__ = ["Frame", "GroupMeasure", "TypedInput"]
+
+
+class GroupMeasure(NamedTuple):
+    """*μ_x = Σ_k w_k(x) δ_{g_k(x)}.* `elements[b, k, m, m]`, `weights[b, k]`, each row summing to one.
+
+    A leading 1 instead of b means the same measure for every sample. `ragged` says that some weights
+    are zero because samples have different numbers of elements: these are dropped before the model is
+    called. `calls[b, k]` (with `ragged` only) names, for every element, the index k' of an element with
+    the same canonical input, so that a stabiliser's whole coset costs one call of the model.
+    """
+
+    elements: Elements
+    weights: Tensor
+    ragged: bool = False
+    calls: Tensor | None = None
+
+    def draw(self, generator: torch.Generator | None = None) -> GroupMeasure:
+        """One element a sample, drawn by the weights: `elements[b, 1, m, m]`."""
+        index = torch.multinomial(self.weights, 1, generator=generator)
+        row = torch.arange(index.shape[0], device=index.device).unsqueeze(-1)
+        one = torch.ones_like(self.weights[:, :1])
+        return GroupMeasure(tree_map(lambda g: g[row, index], self.elements), one)
+
+
+class TypedInput(NamedTuple):
+    """One typed tensor of a call: `value` in pattern order with the batch axis in front."""
+
+    type: TensorType
+    value: Tensor
+
+
+class Frame(nn.Module, ABC):
+    """*x ↦ μ_x with μ_{hx} = h_* μ_x.* Options at construction, the group at the call.
+
+    `stochastic`: one element of the measure is drawn in training, the whole measure is used in eval.
+    `chunk`: at most so many elements' worth of the batch go through the model at once.
+    `detach`: no gradient flows through the choice of the frame.
+    """
+
+    def __init__(
+        self,
+        *,
+        stochastic: bool = False,
+        chunk: int | None = None,
+        detach: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk={chunk} was given; it counts frame elements a call, so ≥ 1.")
+        self.stochastic, self.chunk, self.detach = stochastic, chunk, detach
+        self.generator = generator
+
+    @abstractmethod
+    def read(
+        self, group: Group, inputs: Sequence[TypedInput], mask: Tensor | None
+    ) -> Mapping[str, Any]:
+        """The keyword arguments of `forward` that the typed inputs of one call give.
+
+        Raises:
+            SignatureError: the inputs carry nothing that this frame could be computed from.
+        """
+
+    @abstractmethod
+    def forward(self, group: Group, *args: Any, **kwargs: Any) -> GroupMeasure:
+        """The measure of every sample."""
+
+    def describe(self, group: Group) -> str:
+        """One line for the report: elements a sample, and when it is exact."""
+        return type(self).__name__.lower()

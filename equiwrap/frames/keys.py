@@ -1,0 +1,136 @@
+"""Image keys: the orientation in which an image scores highest, with all tied orientations kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import GroupError
+from ..grids import act_on_grid
+from ..groups import Group
+from .base import Frame, GroupMeasure, TypedInput
+from .reading import image
+
+__all__ = ["Key", "choose"]
+
+_CELLS = 15  # the score reads a 15 × 15 summary (odd: no cell is cut by the centre line)
+
+
+class Key(Frame):
+    """*μ_x uniform on {g : s(g⁻¹x) = max_h s(h⁻¹x)}, s a fixed linear score of the pooled image.*
+
+    `x[b, c, h, w] → elements[b, 1, 2, 2]`, or `[b, |G|, 2, 2]` with zero weights where a sample of the
+    batch has ties. Needs no network: s is the inner product with a fixed template without symmetry, on
+    a 15 × 15 mean-pooled copy. Finite groups on square grids of any size (C2 and D2 on any grid).
+
+    `ties="average"` keeps every tied element and reads one flag from the device a forward;
+    `ties="first"` takes the first, never syncs, and gives up exactness of image-valued outputs on
+    symmetric images (invariant outputs stay exact there, all tied inputs being the same image).
+
+    Degenerate: symmetric and constant images, whose frame is the stabiliser coset (all of G for a
+    constant image); images that are symmetric at 15 × 15 only, whose frame is larger than it need be.
+    Error: 0 (bit-exact input) for C1, C2, C4, D1, D2, D4 off ties; interpolation for other groups.
+    Source: Kaba et al. 2023 §3 (energy canonicalisation), with ties kept as in Puny et al. 2022.
+    """
+
+    def __init__(self, *, ties: str = "average", **options: Any) -> None:
+        super().__init__(**options)
+        check_ties(ties)
+        self.ties = ties
+
+    def read(
+        self, group: Group, inputs: Sequence[TypedInput], mask: Tensor | None
+    ) -> Mapping[str, Any]:
+        return {"images": image(inputs)}
+
+    def forward(self, group: Group, images: Tensor | Sequence[Tensor]) -> GroupMeasure:
+        """`images[b, c, h, w]`, or several of them, scored together.
+
+        Raises:
+            GroupError: the group is infinite.
+        """
+        if group.order is None:
+            raise GroupError(
+                f'frame="key" compares the elements of a finite group, and {group} is infinite: '
+                'use frame="haar", or a finite subgroup such as "C8".'
+            )
+        elements = group.elements(images[0].device)
+        given = [images] if isinstance(images, Tensor) else list(images)
+        with torch.no_grad():
+            score, scale = self.score(group, elements, given)
+        return choose(elements, score, scale, self.ties)
+
+    @staticmethod
+    def score(group: Group, elements: Tensor, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """`→ s[b, |G|]` and the size `[b]` below which differences of s are rounding."""
+        dtype = torch.promote_types(images[0].dtype, torch.float32)
+        total, scale = 0.0, 0.0
+        for seed, x in enumerate(images):
+            wide = x.to(dtype)
+            square = group.lattice and wide.shape[-1] != wide.shape[-2]
+            cells = (min(_CELLS, x.shape[-2]), min(_CELLS, x.shape[-1])) if square else (
+                min(_CELLS, x.shape[-1]),) * 2
+            small = F.adaptive_avg_pool2d(wide, cells)  # [b, c, s, s]
+            centred = small - small.mean((-2, -1), keepdim=True)
+            template = _template(small[0:0].new_empty(small.shape[1:]), seed)
+            # s(g⁻¹x) = ⟨t, g⁻¹x⟩ = ⟨g t, x⟩: turn the template, not the batch
+            turned = act_on_grid(group, elements, template.expand(len(elements), *template.shape))
+            total = total + _inner(centred, turned)
+            scale = scale + turned[0].norm() * (centred.flatten(1).norm(dim=1) + 1e-2 * small.flatten(1).norm(dim=1))
+        assert isinstance(total, Tensor) and isinstance(scale, Tensor)
+        return total, scale
+
+    def describe(self, group: Group) -> str:
+        return f"key: 1 element a sample (at most {group.order} on ties), no network, exact"
+
+
+def check_ties(ties: str) -> None:
+    """Nothing, or a sentence.
+
+    Raises:
+        ValueError: `ties` is neither "average" nor "first".
+    """
+    if ties not in ("average", "first"):
+        raise ValueError(f'ties={ties!r} was given; it is "average" (exact) or "first" (no sync).')
+
+
+def choose(elements: Tensor, score: Tensor, scale: Tensor, ties: str) -> GroupMeasure:
+    """*Uniform on the elements within τ·scale of the best score*, τ = √ε / 10.
+
+    `elements[|G|, m, m], score[b, |G|], scale[b] → elements[b, 1 or |G|, m, m]`. A sample whose scores
+    are not finite takes the first element.
+    """
+    tolerance = 0.1 * torch.finfo(score.dtype).eps ** 0.5 * scale
+    best = score.amax(-1, keepdim=True)
+    tied = score >= best - tolerance.unsqueeze(-1)  # [b, |G|]
+    first = torch.nn.functional.one_hot(tied.to(torch.int8).argmax(-1), len(elements)).bool()
+    compiling = torch.compiler.is_compiling()
+    single = ties == "first" or not (compiling or bool((tied.sum(-1) > 1).any()))
+    if single:
+        one = elements.index_select(0, first.to(torch.int8).argmax(-1)).unsqueeze(1)
+        return GroupMeasure(one, one.new_ones(one.shape[:2]))
+    kept = tied | first
+    weights = kept / kept.sum(-1, keepdim=True)
+    every = elements.unsqueeze(0).expand(score.shape[0], *elements.shape)
+    return GroupMeasure(every, weights.to(elements.dtype), ragged=True)
+
+
+def _inner(x: Tensor, templates: Tensor) -> Tensor:
+    """`x[b, *s], templates[k, *s] → ⟨x, t_k⟩[b, k]` in full precision, whatever autocast says."""
+    with torch.autocast(x.device.type, enabled=False):
+        return x.flatten(1) @ templates.flatten(1).mT
+
+
+def _template(like: Tensor, seed: int) -> Tensor:
+    """A fixed smooth pattern without symmetry: sines of incommensurate phase, from arithmetic alone."""
+    c, h, w = like.shape
+    i = torch.linspace(-1, 1, h, device=like.device, dtype=like.dtype).reshape(1, h, 1)
+    j = torch.linspace(-1, 1, w, device=like.device, dtype=like.dtype).reshape(1, 1, w)
+    tone = 1 + 0.37 * torch.arange(c, device=like.device, dtype=like.dtype).reshape(c, 1, 1) + seed
+    low = 1.3 * i + 0.71 * j + 0.9 * i * j
+    high = torch.sin(2.1 * i + 3.3 * j + tone) + torch.sin(5.7 * i * j - 1.9 * j + 2.3 * tone)
+    return low + 0.5 * high

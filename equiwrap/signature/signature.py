@@ -1,0 +1,153 @@
+"""A signature: how every input and every output of a model transforms under a group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import SignatureError
+from ..groups import Group, parse_group
+from .grammar import split_signature
+from .types import TensorType
+
+__all__ = ["Signature"]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """*`f: ρ_in → ρ_out` written like einops.* Prints what it parses.
+
+    `inputs` are (name or None, type) pairs in call order; `outputs` likewise, of `form` "one",
+    "tuple", "dict" or "infer" (the outputs `...`, read off a dry run).
+    """
+
+    group: Group
+    inputs: tuple[tuple[str | None, TensorType], ...]
+    outputs: tuple[tuple[str | None, TensorType], ...]
+    form: str
+
+    @classmethod
+    def parse(cls, text: str, group: str | Group) -> Signature:
+        """`"b n p, b n v -> b n p"` under "E(3)".
+
+        Raises:
+            SignatureError: the text cannot be read, or uses a letter that the group lacks.
+            GroupError: the group is unknown.
+        """
+        group = parse_group(group)
+        inputs, outputs, form = split_signature(text)
+        if form == "one" and outputs[0][1] == "...":
+            form, outputs = "infer", []
+        typed = [tuple((n, TensorType.parse(p, group)) for n, p in s) for s in (inputs, outputs)]
+        found = cls(group, typed[0], typed[1], form)
+        if not any(not t.untouched for _, t in found.inputs):
+            raise SignatureError(f"No input of {text!r} is typed: a frame needs at least one.")
+        for name, t in (*found.inputs, *found.outputs):
+            if not t.untouched and t.batch is None and (t.moves or (name, t) in found.outputs):
+                raise SignatureError(
+                    f"{str(t)!r} in {text!r} has no batch axis: frames are folded into b, so write "
+                    'b (or a leading "...") where the batch is.'
+                )
+        return found
+
+    def __str__(self) -> str:
+        def side(pairs: tuple[tuple[str | None, TensorType], ...]) -> str:
+            return ", ".join(f"{n}: {t}" if n else str(t) for n, t in pairs)
+
+        right = "..." if self.form == "infer" else side(self.outputs)
+        return f"{side(self.inputs)} -> {f'{{{right}}}' if self.form == 'dict' else right}"
+
+    @property
+    def rank(self) -> int:
+        """Highest tensor rank among the outputs."""
+        return max((t.rank for _, t in self.outputs), default=0)
+
+    @property
+    def moving_outputs(self) -> bool:
+        """True where some output is not invariant."""
+        return any(t.moves for _, t in self.outputs)
+
+    def name_inputs(self, parameters: list[str], variadic: bool) -> dict[str, TensorType]:
+        """The declared inputs by parameter name of the model's forward.
+
+        Raises:
+            SignatureError: more inputs than parameters, or a name that forward does not have.
+        """
+        names = [name for name, _ in self.inputs]
+        if names[0] is None:
+            if len(names) > len(parameters) and not variadic:
+                raise SignatureError(
+                    f"The signature {str(self)!r} has {len(names)} inputs and the model's forward takes "
+                    f"{len(parameters)} ({', '.join(parameters)}): one pattern for each, in call order."
+                )
+            extra = [f"arg{i}" for i in range(len(parameters), len(names))]
+            return dict(zip([*parameters, *extra], [t for _, t in self.inputs], strict=False))
+        unknown = [name for name in names if name not in parameters and not variadic]
+        if unknown:
+            raise SignatureError(
+                f"The signature names {', '.join(map(str, unknown))}, and the model's forward takes "
+                f"{', '.join(parameters)}: use these names."
+            )
+        return {str(name): t for name, t in self.inputs}
+
+    # -- outputs as a flat list -------------------------------------------------------------------
+
+    def flatten(self, out: Any) -> list[Any]:
+        """The outputs in declared order.
+
+        Raises:
+            SignatureError: the model returned something else than the signature says.
+        """
+        if self.form == "one":
+            return [out]
+        if self.form == "dict":
+            if not isinstance(out, Mapping):
+                out = getattr(out, "__dict__", out)
+            if isinstance(out, Mapping):
+                self._check_keys(out)
+                return [out[name] for name, _ in self.outputs]
+        elif isinstance(out, (tuple, list)) and len(out) == len(self.outputs):
+            return list(out)
+        found = f"a {type(out).__name__}" + (f" of {len(out)}" if isinstance(out, (tuple, list)) else "")
+        raise SignatureError(
+            f"The signature promises {str(self).split('->')[1].strip()!r}, and the model returned "
+            f"{found}: write the outputs as they come (a tuple with commas, a dict in braces)."
+        )
+
+    def _check_keys(self, out: Mapping[str, Any]) -> None:
+        declared = {name for name, _ in self.outputs}
+        missing = sorted(str(name) for name in declared - set(out))
+        loose = sorted(str(k) for k in set(out) - declared if isinstance(out[k], Tensor))
+        if missing or loose:
+            raise SignatureError(
+                f"The signature's outputs are {sorted(map(str, declared))}; the model's are "
+                f"{sorted(map(str, out))}."
+                + (f" It lacks {missing}." if missing else "")
+                + (f" Type {loose} too, or write _ to pass them through." if loose else "")
+            )
+
+    def unflatten(self, like: Any, leaves: list[Any]) -> Any:
+        """Put restored leaves where `flatten` found them, in a container of the same class."""
+        if self.form == "one":
+            return leaves[0]
+        if self.form == "tuple":
+            return like._make(leaves) if hasattr(like, "_make") else type(like)(leaves)
+        new = {str(name): leaf for (name, _), leaf in zip(self.outputs, leaves, strict=True)}
+        if type(like) is dict:
+            return {**like, **new}
+        return _replaced(like, new)
+
+
+def _replaced(like: Any, new: dict[str, Any]) -> Any:
+    import copy
+
+    out = copy.copy(like)
+    for name, leaf in new.items():
+        if isinstance(out, Mapping):
+            out[name] = leaf  # type: ignore[index]
+        else:
+            setattr(out, name, leaf)
+    return out

@@ -1,0 +1,277 @@
+"""The type of a tensor: a pattern bound to a group, which can check a shape and act."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt, prod
+
+import torch
+from torch import Tensor
+
+from ..errors import SignatureError
+from ..grids import act_on_grid, check_grid, on_grid
+from ..groups import Elements, Group
+from ..representations import Representation, Sum, TensorProduct, Trivial, letters
+from .grammar import Axis, Pattern, parse_pattern
+
+__all__ = ["TensorType"]
+
+_RESERVED = {
+    "v": "a vector",
+    "p": "a position, which translations move",
+    "a": "an axial quantity, which only reflections tell from a vector (or, in the plane, a scalar)",
+    "r": "the regular representation of a finite group",
+    "h": "a pixel grid",
+    "w": "a pixel grid",
+}
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """*How one tensor moves: a product of actions on its axes.* Prints as the pattern it was read from.
+
+    "Front order" below means: the batch axis (or the axes under `...`, flattened) first, the other
+    axes in pattern order.
+    """
+
+    pattern: Pattern
+    group: Group
+
+    @classmethod
+    def parse(cls, text: str, group: Group) -> TensorType:
+        """Read a pattern under a group.
+
+        Raises:
+            SignatureError: a letter that the group does not declare, or a grid that is not `h w`.
+        """
+        found = cls(parse_pattern(text), group)
+        found._check_letters()
+        return found
+
+    def __str__(self) -> str:
+        return str(self.pattern)
+
+    # -- what the names mean ----------------------------------------------------------------------
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes as written; empty for `_`."""
+        return self.pattern.axes or ()
+
+    @property
+    def untouched(self) -> bool:
+        """True for `_`."""
+        return self.pattern.axes is None
+
+    @property
+    def batch(self) -> int | None:
+        """Position of the batch axis `b` (0 for a leading `...`), None if there is none."""
+        for i, axis in enumerate(self.axes):
+            if axis.name in ("b", "..."):
+                return i
+        return None
+
+    @property
+    def inner(self) -> tuple[Axis, ...]:
+        """The axes in front order, the batch left out."""
+        return tuple(axis for i, axis in enumerate(self.axes) if i != self.batch)
+
+    @property
+    def grid(self) -> bool:
+        """True where the tensor carries a pixel grid `h w`, on two axes or flattened as `(h w)`."""
+        return any("h" in term for axis in self.axes for term in axis.terms) and on_grid(self.group)
+
+    @property
+    def moves(self) -> bool:
+        """False where the group leaves the tensor as it is."""
+        names = {name for axis in self.axes for term in axis.terms for name in term}
+        return self.grid or any(n in names and r.moves for n, r in letters(self.group).items())
+
+    @property
+    def rank(self) -> int:
+        """Highest tensor rank: the number of vector-like letters that act together."""
+        known = letters(self.group)
+        per_axis = (
+            max(sum(known[n].rank for n in term if n in known) for term in axis.terms)
+            for axis in self.axes
+        )
+        return sum(per_axis)
+
+    def letter(self, name: str) -> int | None:
+        """Position, in front order, of the axis that is just this letter; None if there is none."""
+        return next((i + 1 for i, axis in enumerate(self.inner) if axis.name == name), None)
+
+    # -- checks -----------------------------------------------------------------------------------
+
+    def _check_letters(self) -> None:
+        known = letters(self.group)
+        names = [name for axis in self.axes for term in axis.terms for name in term]
+        planar = on_grid(self.group) and "h" in names
+        for name in names:
+            if name in ("h", "w") and on_grid(self.group):
+                continue
+            if name in _RESERVED and name not in known:
+                have = sorted(known) + (["h w"] if on_grid(self.group) else [])
+                raise SignatureError(
+                    f"The letter {name} in {str(self)!r} is {_RESERVED[name]}, and {self.group} "
+                    f"declares only {', '.join(have)}: use one of these, or another name for an axis "
+                    "on which nothing happens."
+                )
+        if planar and not self._grid_is_whole():
+            raise SignatureError(
+                f"The grid in {str(self)!r} must be the neighbours h w, as two axes or as (h w)."
+            )
+        if names.count("b") > 1 or names.count("p") > 1:
+            raise SignatureError(f"{str(self)!r} repeats b or p: each stands for one axis at most.")
+        for i, axis in enumerate(self.axes):
+            if axis.name == "..." and i:
+                raise SignatureError(f"In {str(self)!r} the ellipsis must lead: it is the batch.")
+            if axis.bracketed and any("b" in term for term in axis.terms):
+                raise SignatureError(
+                    f"{str(self)!r} folds the batch into another axis: give b an axis of its own."
+                )
+
+    def _grid_is_whole(self) -> bool:
+        flat = [axis for axis in self.axes if any("h" in t or "w" in t for t in axis.terms)]
+        if len(flat) == 1:
+            return flat[0].terms == (("h", "w"),)
+        names = [axis.name for axis in self.axes]
+        return [axis.name for axis in flat] == ["h", "w"] and names.index("w") == names.index("h") + 1
+
+    def check(self, x: object, what: str) -> Tensor:
+        """The tensor itself, if it fits.
+
+        Raises:
+            SignatureError: not a tensor, a wrong number of axes, an axis of the wrong size, a grid
+                that is not square, or numbers that the group cannot move (integers, complex).
+        """
+        if not isinstance(x, Tensor):
+            raise SignatureError(
+                f"{what} is typed {str(self)!r}, so a tensor is expected, and a {type(x).__name__} was "
+                "given: type it _ if it is to be passed through."
+            )
+        ellipsis = bool(self.axes) and self.axes[0].name == "..."
+        wanted = len(self.axes) - ellipsis
+        if x.ndim < wanted or (x.ndim > wanted and not ellipsis):
+            raise SignatureError(
+                f"{what} is typed {str(self)!r}, {wanted} axes, and a tensor of shape "
+                f"{list(x.shape)} was given: change the signature or the tensor."
+            )
+        if self.moves and not x.is_floating_point():
+            raise SignatureError(
+                f"{what} is typed {str(self)!r}, which {self.group} moves, so real floating-point "
+                f"numbers are needed, and {str(x.dtype).removeprefix('torch.')} was given: convert "
+                "it (x.float()), or use plain axis names if it is invariant."
+            )
+        sizes = x.shape[x.ndim - len(self.inner) :] if ellipsis else self._drop_batch(x.shape)
+        for axis, size in zip(self.inner, sizes, strict=True):
+            self._check_axis(axis, size, what)
+        self._check_square(sizes)
+        return x
+
+    def _drop_batch(self, shape: torch.Size) -> list[int]:
+        return [s for i, s in enumerate(shape) if i != self.batch]
+
+    def _check_axis(self, axis: Axis, size: int, what: str) -> None:
+        name = axis.name
+        if name is not None and name.isdigit() and int(name) != size:
+            raise SignatureError(f"{what}: {str(self)!r} fixes an axis to {name}, found {size}.")
+        known = letters(self.group)
+        if name in known and known[name].size != size:
+            raise SignatureError(
+                f"{what} is typed {str(self)!r}: the axis has {size} entries, {name} needs "
+                f"{known[name].size}: name it k if it is invariant."
+            )
+        if axis.bracketed and axis.terms != (("h", "w"),):
+            self.representation(axis, size, what)
+
+    def _check_square(self, sizes: list[int] | torch.Size) -> None:
+        if not self.grid:
+            return
+        names = [axis.name for axis in self.inner]
+        if "h" in names:
+            check_grid(self.group, sizes[names.index("h")], sizes[names.index("w")])
+            return
+        flat = next(s for a, s in zip(self.inner, sizes, strict=True) if a.bracketed and "h" in a.terms[0])
+        if isqrt(flat) ** 2 != flat:
+            raise SignatureError(
+                f"(h w) has {flat} entries, which is not a square: write h w as two axes."
+            )
+
+    # -- the action -------------------------------------------------------------------------------
+
+    def representation(self, axis: Axis, size: int, what: str = "the tensor") -> Representation:
+        """The representation on one axis; the one unknown name in a bracket is solved for."""
+        known = letters(self.group)
+
+        def length(name: str) -> int | None:
+            return int(name) if name.isdigit() else known[name].size if name in known else None
+
+        unknown = [(term, n) for term in axis.terms for n in term if length(n) is None]
+        fixed = sum(
+            prod(length(n) or 0 for n in term)
+            for term in axis.terms
+            if all(length(n) is not None for n in term)
+        )
+        rest, solved = size - fixed, {}
+        if len(unknown) == 1:
+            (term, name) = unknown[0]
+            unit = prod(length(n) or 1 for n in term if n != name)
+            if rest > 0 and rest % unit == 0:
+                solved[name] = rest // unit
+        if (unknown and not solved) or (not unknown and rest):
+            raise SignatureError(
+                f"{what} is typed {str(self)!r}: {axis} does not fit an axis of {size} entries "
+                f"({', '.join(f'{n} = {r.size}' for n, r in known.items())}; one other name at most "
+                "can be solved for): correct the bracket or the tensor."
+            )
+        parts = []
+        for term in axis.terms:
+            reps = [known[n] if n in known else Trivial(solved.get(n) or int(n)) for n in term]
+            parts.append(reps[0] if len(reps) == 1 else TensorProduct(tuple(reps)))
+        return parts[0] if len(parts) == 1 else Sum(tuple(parts))
+
+    def act(self, g: Elements, x: Tensor, lead: int) -> Tensor:
+        """*ρ(g) x*: `g[*lead, m, m], x[*lead, *inner] → [*lead, *inner]`, leading axes broadcast.
+
+        x is in front order with the batch axis replaced by `lead` axes that match those of g.
+        """
+        for i, axis in enumerate(self.inner):
+            at = i - len(self.inner)
+            if axis.name == "h" and self.grid:
+                x = act_on_grid(self.group, g, x.movedim((at, at + 1), (-2, -1)))
+                x = x.movedim((-2, -1), (at, at + 1))
+            elif axis.terms == (("h", "w"),) and self.grid:
+                side = isqrt(x.shape[at])
+                square = x.movedim(at, -1).unflatten(-1, (side, side))
+                x = act_on_grid(self.group, g, square).flatten(-2).movedim(-1, at)
+            elif axis.name not in ("w", None) or axis.bracketed:
+                if not self.axis_moves(axis):
+                    continue
+                rep = self.representation(axis, x.shape[at])
+                x = rep.act(g, x.movedim(at, -1)).movedim(-1, at)
+        return x
+
+    def axis_moves(self, axis: Axis) -> bool:
+        known = letters(self.group)
+        return any(n in known and known[n].moves for term in axis.terms for n in term)
+
+    # -- the batch --------------------------------------------------------------------------------
+
+    def to_front(self, x: Tensor) -> Tensor:
+        """`x` in pattern order → front order; the axes under `...` are flattened into one batch."""
+        if self.axes and self.axes[0].name == "...":
+            return x.reshape(-1, *x.shape[x.ndim - len(self.inner) :])
+        return x.movedim(self.batch, 0) if self.batch else x
+
+    def from_front(self, x: Tensor, leading: tuple[int, ...] | None = None) -> Tensor:
+        """Front order → pattern order; `leading` restores the sizes under `...`."""
+        if self.axes and self.axes[0].name == "...":
+            return x if leading is None else x.reshape(*leading, *x.shape[1:])
+        return x.movedim(0, self.batch) if self.batch else x
+
+    def leading(self, x: Tensor) -> tuple[int, ...] | None:
+        """The sizes under `...`, None without an ellipsis."""
+        if self.axes and self.axes[0].name == "...":
+            return tuple(x.shape[: x.ndim - len(self.inner)])
+        return None
