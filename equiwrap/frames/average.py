@@ -20,7 +20,7 @@ from ..groups import Elements, Group
 from ..signature import Signature, TensorType
 from .base import GroupMeasure, TypedInput
 
-__all__ = ["Canonical", "Canonicalize", "Restore", "average"]
+__all__ = ["Canonical", "Canonicalize", "Restore", "average", "read_inputs"]
 
 
 def average(
@@ -38,7 +38,7 @@ def average(
     measure = frame(*inputs)
     canonical = canonicalize(measure, *inputs)
     outputs = model(canonical)
-    return restore(outputs, canonical, *inputs)
+    return restore(outputs, canonical)
 
 
 class _Rows(NamedTuple):

@@ -30,12 +30,19 @@ class GroupMeasure(NamedTuple):
     ragged: bool = False
     calls: Tensor | None = None
 
-    def draw(self, generator: torch.Generator | None = None) -> GroupMeasure:
-        """One element a sample, drawn by the weights: `elements[b, 1, m, m]`."""
-        index = torch.multinomial(self.weights, 1, generator=generator)
-        row = torch.arange(index.shape[0], device=index.device).unsqueeze(-1)
-        one = torch.ones_like(self.weights[:, :1])
-        return GroupMeasure(tree_map(lambda g: g[row, index], self.elements), one)
+    def draw(self, batch: int, generator: torch.Generator | None = None) -> GroupMeasure:
+        """One element for each of `batch` samples, by the weights: `elements[b, 1, m, m]`."""
+        weights = self.weights.expand(batch, -1)
+        if generator is not None:
+            weights = weights.to(generator.device)
+        index = torch.multinomial(weights, 1, generator=generator).to(self.weights.device)
+        row = torch.arange(batch, device=index.device).unsqueeze(-1)
+
+        def pick(g: Tensor) -> Tensor:
+            return g.expand(batch, *g.shape[1:])[row, index]
+
+        one = torch.ones_like(index, dtype=self.weights.dtype)
+        return GroupMeasure(tree_map(pick, self.elements), one)
 
 
 class TypedInput(NamedTuple):
@@ -80,6 +87,10 @@ class Frame(nn.Module, ABC):
     @abstractmethod
     def forward(self, group: Group, *args: Any, **kwargs: Any) -> GroupMeasure:
         """The measure of every sample."""
+
+    def calls(self, group: Group) -> int:
+        """How many times the batch goes through the model, off ties."""
+        return 1
 
     def describe(self, group: Group) -> str:
         """One line for the report: elements a sample, and when it is exact."""

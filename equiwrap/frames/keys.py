@@ -66,22 +66,20 @@ class Key(Frame):
 
     @staticmethod
     def score(group: Group, elements: Tensor, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """`→ s[b, |G|]` and the size `[b]` below which differences of s are rounding."""
-        dtype = torch.promote_types(images[0].dtype, torch.float32)
-        total, scale = 0.0, 0.0
+        """`→ s[b, |G|]` and its scale `[b]`: √ε · ‖t‖ · (‖x − mean‖ + ‖x‖/100)."""
+        total = torch.zeros((), dtype=elements.dtype, device=elements.device)
+        scale = torch.zeros_like(total)
         for seed, x in enumerate(images):
-            wide = x.to(dtype)
-            square = group.lattice and wide.shape[-1] != wide.shape[-2]
-            cells = (min(_CELLS, x.shape[-2]), min(_CELLS, x.shape[-1])) if square else (
-                min(_CELLS, x.shape[-1]),) * 2
-            small = F.adaptive_avg_pool2d(wide, cells)  # [b, c, s, s]
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            cells = (min(_CELLS, x.shape[-2]), min(_CELLS, x.shape[-1]))
+            small = F.adaptive_avg_pool2d(wide, cells).to(elements.dtype)  # [b, c, *cells]
             centred = small - small.mean((-2, -1), keepdim=True)
-            template = _template(small[0:0].new_empty(small.shape[1:]), seed)
+            template = _template(small, seed)
             # s(g⁻¹x) = ⟨t, g⁻¹x⟩ = ⟨g t, x⟩: turn the template, not the batch
             turned = act_on_grid(group, elements, template.expand(len(elements), *template.shape))
-            total = total + _inner(centred, turned)
-            scale = scale + turned[0].norm() * (centred.flatten(1).norm(dim=1) + 1e-2 * small.flatten(1).norm(dim=1))
-        assert isinstance(total, Tensor) and isinstance(scale, Tensor)
+            total = total + centred.flatten(1) @ turned.flatten(1).mT
+            size = centred.flatten(1).norm(dim=1) + 1e-2 * small.flatten(1).norm(dim=1)
+            scale = scale + size * template.norm() * torch.finfo(wide.dtype).eps ** 0.5
         return total, scale
 
     def describe(self, group: Group) -> str:
@@ -99,14 +97,15 @@ def check_ties(ties: str) -> None:
 
 
 def choose(elements: Tensor, score: Tensor, scale: Tensor, ties: str) -> GroupMeasure:
-    """*Uniform on the elements within τ·scale of the best score*, τ = √ε / 10.
+    """*Uniform on the elements whose score is within a tenth of `scale` of the best.*
+
+    √ε lies halfway, in orders of magnitude, between rounding and real differences; `scale` carries it.
 
     `elements[|G|, m, m], score[b, |G|], scale[b] → elements[b, 1 or |G|, m, m]`. A sample whose scores
     are not finite takes the first element.
     """
-    tolerance = 0.1 * torch.finfo(score.dtype).eps ** 0.5 * scale
     best = score.amax(-1, keepdim=True)
-    tied = score >= best - tolerance.unsqueeze(-1)  # [b, |G|]
+    tied = score >= best - 0.1 * scale.unsqueeze(-1)  # [b, |G|]
     first = torch.nn.functional.one_hot(tied.to(torch.int8).argmax(-1), len(elements)).bool()
     compiling = torch.compiler.is_compiling()
     single = ties == "first" or not (compiling or bool((tied.sum(-1) > 1).any()))
@@ -119,15 +118,9 @@ def choose(elements: Tensor, score: Tensor, scale: Tensor, ties: str) -> GroupMe
     return GroupMeasure(every, weights.to(elements.dtype), ragged=True)
 
 
-def _inner(x: Tensor, templates: Tensor) -> Tensor:
-    """`x[b, *s], templates[k, *s] → ⟨x, t_k⟩[b, k]` in full precision, whatever autocast says."""
-    with torch.autocast(x.device.type, enabled=False):
-        return x.flatten(1) @ templates.flatten(1).mT
-
-
 def _template(like: Tensor, seed: int) -> Tensor:
     """A fixed smooth pattern without symmetry: sines of incommensurate phase, from arithmetic alone."""
-    c, h, w = like.shape
+    c, h, w = like.shape[-3:]
     i = torch.linspace(-1, 1, h, device=like.device, dtype=like.dtype).reshape(1, h, 1)
     j = torch.linspace(-1, 1, w, device=like.device, dtype=like.dtype).reshape(1, 1, w)
     tone = 1 + 0.37 * torch.arange(c, device=like.device, dtype=like.dtype).reshape(c, 1, 1) + seed

@@ -39,6 +39,9 @@ class Whole(Frame):
         elements = group.elements(device)
         return _uniform(elements)
 
+    def calls(self, group: Group) -> int:
+        return group.order or 1
+
     def describe(self, group: Group) -> str:
         return f"whole: all {group.order} elements in every call, exact"
 
@@ -94,6 +97,9 @@ class Haar(Frame):
         b, k, d = centre.shape[0], self.samples, group.dim
         elements = homogeneous(g.expand(b, k, d, d), centre.unsqueeze(1).expand(b, k, d))
         return GroupMeasure(elements, g.new_full((b, k), 1 / k))
+
+    def calls(self, group: Group) -> int:
+        return self.samples
 
     def describe(self, group: Group) -> str:
         return f"haar: {self.samples} samples a call; exact only in the limit, error about 1/√k"

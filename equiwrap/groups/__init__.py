@@ -2,7 +2,7 @@
 
 from .base import Device, Elements, Group, working_dtype
 from .finite import FiniteGroup
-from .orthogonal import Euclidean, Orthogonal
+from .orthogonal import Euclidean, Orthogonal, homogeneous
 from .parse import families, parse_group
 from .planar import Cyclic, Dihedral
 from .product import Product
@@ -18,6 +18,7 @@ __all__ = [
     "Orthogonal",
     "Product",
     "families",
+    "homogeneous",
     "parse_group",
     "working_dtype",
 ]

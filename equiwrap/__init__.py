@@ -1,0 +1,37 @@
+"""equiwrap: model code that already exists, made exactly equivariant in one line."""
+
+from . import frames, groups, measure, representations, testing
+from .errors import (
+    CaptureError,
+    EquivarianceError,
+    EquiwrapError,
+    EquiwrapWarning,
+    GroupError,
+    NoEffectWarning,
+    SignatureError,
+)
+from .signature import Signature
+from .wrap import Config, disabled, equivariantize, equivariantize_, unwrap
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "equivariantize",
+    "equivariantize_",
+    "unwrap",
+    "disabled",
+    "frames",
+    "groups",
+    "representations",
+    "measure",
+    "testing",
+    "Signature",
+    "Config",
+    "EquiwrapError",
+    "GroupError",
+    "SignatureError",
+    "CaptureError",
+    "EquivarianceError",
+    "EquiwrapWarning",
+    "NoEffectWarning",
+]

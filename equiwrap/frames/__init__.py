@@ -1,0 +1,32 @@
+"""Frames: maps from inputs to measures on a group, and the one equation that averages over them."""
+
+from .average import Canonical, Canonicalize, Restore, average, read_inputs
+from .axes import Axes
+from .base import Frame, GroupMeasure, TypedInput
+from .defaults import defaults, frame_for, names
+from .keys import Key
+from .learned import Learned, UprightNet, fit_upright
+from .pca import PCA
+from .whole import Haar, Whole
+
+__all__ = [
+    "PCA",
+    "Axes",
+    "Canonical",
+    "Canonicalize",
+    "Frame",
+    "GroupMeasure",
+    "Haar",
+    "Key",
+    "Learned",
+    "Restore",
+    "TypedInput",
+    "UprightNet",
+    "Whole",
+    "average",
+    "defaults",
+    "fit_upright",
+    "frame_for",
+    "names",
+    "read_inputs",
+]

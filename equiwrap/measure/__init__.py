@@ -1,0 +1,6 @@
+"""Numbers with their floors: the model's equivariance error, and what limits it."""
+
+from .error import ErrorEstimate, equivariance_error
+from .floors import dtype_floor, interpolation_floor
+
+__all__ = ["ErrorEstimate", "dtype_floor", "equivariance_error", "interpolation_floor"]

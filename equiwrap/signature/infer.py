@@ -1,0 +1,131 @@
+"""Reading a signature off an image model: what comes in is known, what comes out is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SignatureError
+from ..grids import on_grid
+from ..groups import Group
+from .signature import Signature
+from .types import TensorType
+
+__all__ = ["image_channels", "infer_outputs", "looks_like_images", "trial_input"]
+
+_SIDES = (224, 64, 32, 28, 16)
+
+
+def image_channels(model: nn.Module) -> int | None:
+    """Input channels, if the first layer with parameters is a Conv2d; None otherwise."""
+    for module in model.modules():
+        if next(module.parameters(recurse=False), None) is not None and not list(module.children()):
+            weight = getattr(module, "weight", None)
+            if isinstance(module, nn.Conv2d) and isinstance(weight, Tensor):
+                return module.in_channels
+            return None
+    return None
+
+
+def looks_like_images(model: nn.Module) -> bool:
+    """True for a model with timm's `default_cfg`, or whose first parametrised layer is a Conv2d."""
+    return isinstance(_input_size(model), tuple) or image_channels(model) is not None
+
+
+def _input_size(model: nn.Module) -> tuple[int, ...] | None:
+    cfg = getattr(model, "default_cfg", None) or {}
+    size = cfg.get("input_size") if isinstance(cfg, Mapping) else getattr(cfg, "input_size", None)
+    return tuple(size) if size is not None and len(size) == 3 else None
+
+
+def trial_input(model: nn.Module) -> list[tuple[int, ...]]:
+    """Shapes `[2, c, s, s]` worth trying on an image model, the likeliest first."""
+    size = _input_size(model)
+    channels = image_channels(model) or (size[0] if size else 3)
+    sides = ([size[1]] if size and size[1] == size[2] else []) + list(_SIDES)
+    return [(2, channels, side, side) for side in dict.fromkeys(sides)]
+
+
+def infer_outputs(
+    signature: Signature, model: nn.Module, forward: Any, example: tuple[Any, ...] | None
+) -> tuple[Signature, str]:
+    """*Fill in the outputs `...`*: shapes seen on a dry run → a full signature, and how it was found.
+
+    Without an example the run is on fake tensors (nothing is computed, no buffer or random state
+    moves), with one it is the example itself, in eval mode.
+
+    Raises:
+        SignatureError: no run succeeded, or the outputs leave a choice that only the user can make.
+    """
+    kind = signature.inputs[0][1]
+    if example is None and not (kind.grid and len(signature.inputs) == 1 and len(kind.axes) == 4):
+        raise SignatureError(
+            f"The outputs of {str(signature)!r} are to be read off a run, and there is no example: give "
+            "example=x, or write them out."
+        )
+    out, shape, how = _dry_run(model, forward, example)
+    form, pairs = _describe(signature, out, shape)
+    return Signature(signature.group, signature.inputs, pairs, form), how
+
+
+def _dry_run(model: nn.Module, forward: Any, example: tuple[Any, ...] | None) -> tuple[Any, Any, str]:
+    if example is not None:
+        modes = {m: m.training for m in model.modules()}
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                model.eval()
+                out = forward(*example)
+        finally:
+            for m, mode in modes.items():
+                m.training = mode
+        return out, example[0].shape, "read off a run on the example"
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    reasons = []
+    like = next(iter(model.parameters()), torch.empty(0))
+    for shape in trial_input(model):
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+                x = torch.empty(shape, dtype=like.dtype, device=like.device)
+                out = forward(x)
+            side = "×".join(map(str, shape[1:]))
+            return out, torch.Size(shape), f"read off a dry run at {side}"
+        except Exception as error:
+            reasons.append(f"{list(shape)}: {type(error).__name__}")
+    raise SignatureError(
+        "The outputs could not be read off a dry run "
+        f"({'; '.join(reasons)}): give example=x, or write them out, as in "
+        '"b c h w -> b k".'
+    )
+
+
+def _describe(signature: Signature, out: Any, shape: torch.Size) -> tuple[str, Any]:
+    if isinstance(out, Tensor):
+        return "one", ((None, _leaf(signature.group, out, shape, "the output")),)
+    if isinstance(out, Mapping):
+        pairs = [(str(k), _leaf(signature.group, v, shape, str(k))) for k, v in out.items() if isinstance(v, Tensor)]
+        return "dict", tuple(pairs)
+    if isinstance(out, (tuple, list)) and all(isinstance(v, Tensor) for v in out):
+        return "tuple", tuple(
+            (None, _leaf(signature.group, v, shape, f"output {i}")) for i, v in enumerate(out)
+        )
+    raise SignatureError(
+        f"The model returns a {type(out).__name__}, whose parts cannot be typed by their shapes: write "
+        'the outputs out, as in "b c h w -> {logits: b k}".'
+    )
+
+
+def _leaf(group: Group, y: Tensor, shape: torch.Size, what: str) -> TensorType:
+    if y.ndim == 4 and on_grid(group) and y.shape[-1] == y.shape[-2] and y.shape[-1] > 1:
+        return TensorType.parse("b c h w", group)
+    if y.ndim == 2 and y.shape[0] == shape[0]:
+        return TensorType.parse("b k", group)
+    if y.ndim == 1 and y.shape[0] == shape[0]:
+        return TensorType.parse("b", group)
+    raise SignatureError(
+        f"{what[0].upper()}{what[1:]} has shape {list(y.shape)}, and shapes do not say how it moves: "
+        'write it out, as in "b c h w -> b t k" (invariant) or "b c h w -> b (h w) c" (a flattened grid).'
+    )

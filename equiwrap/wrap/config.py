@@ -1,0 +1,70 @@
+"""The whole of a wrapping as one frozen value that goes to JSON and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ..errors import SignatureError
+
+__all__ = ["Config"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """*What `equivariantize` was asked for*, by name; `ew.equivariantize(model, **config.to_dict())`.
+
+    `options` are the frame's (`chunk`, `ties`, `stochastic`, …). A group or frame given by value is
+    kept by its printed name, which is enough to read the config and not enough to rebuild it.
+    """
+
+    group: str
+    signature: str
+    method: str = "average"
+    frame: str = "auto"
+    softness: float | None = None
+    mask: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments of `equivariantize`, options flattened among them."""
+        found = asdict(self)
+        return found | found.pop("options")
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Config:
+        """The inverse of `to_dict`.
+
+        Raises:
+            SignatureError: the group or the signature is missing, or is not text.
+        """
+        own = {f.name for f in fields(cls)} - {"options"}
+        known = {k: v for k, v in given.items() if k in own}
+        for name in ("group", "signature"):
+            if not isinstance(known.get(name), str):
+                raise SignatureError(
+                    f"A config needs {name!r} as text, found {known.get(name)!r}: it is what "
+                    "`model.equiwrap.config.to_json()` wrote."
+                )
+        return cls(**known, options={k: v for k, v in given.items() if k not in own})
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """The inverse of `to_json`; nothing is ever executed.
+
+        Raises:
+            SignatureError: the text is not a JSON object with a group and a signature.
+        """
+        try:
+            given = json.loads(text)
+        except ValueError as error:
+            raise SignatureError(f"The config is not JSON ({error}).") from None
+        if not isinstance(given, dict):
+            raise SignatureError(f"A config is a JSON object, found a {type(given).__name__}.")
+        return cls.from_dict(given)

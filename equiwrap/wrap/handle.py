@@ -1,0 +1,128 @@
+"""`model.equiwrap`: the one attribute of a wrapped model, with its report, its error and its graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..errors import SignatureError
+from ..frames import Frame
+from ..graph import averaged_graph
+from ..graph.rewrite import Call
+from ..measure import ErrorEstimate, equivariance_error
+from ..signature import Signature
+from .config import Config
+from .install import install, original_forward
+from .report import Report
+
+__all__ = ["Handle"]
+
+
+class Handle:
+    """What `equivariantize` leaves on the model: `.report()`, `.errors(x)`, `.print_graph()`."""
+
+    def __init__(
+        self,
+        view: nn.Module,
+        frame: Frame,
+        signature: Signature,
+        config: Config,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.view, self.frame, self.signature, self.config = view, frame, signature, config
+        self.notes, self.enabled, self.compiled = notes, True, None
+        self.in_place = False
+        self.forward = original_forward(view)
+        self.call = Call(self.forward)
+        self.types = signature.name_inputs(self.call.parameters, self.call.variadic)
+        self._typed = [name for name, kind in self.types.items() if not kind.untouched]
+        self._check_parameters()
+        self.graph = averaged_graph(
+            self.forward,
+            view,
+            self.call,
+            frame,
+            signature,
+            self.types,
+            mask=config.mask,
+            softness=config.softness,
+        )
+        self.module: nn.Module = view
+
+    def _check_parameters(self) -> None:
+        uncovered = [name for name in self.call.required if name not in self.types]
+        known = [*self.call.parameters, *self.call.keyword_only]
+        if uncovered:
+            raise SignatureError(
+                f"The signature {str(self.signature)!r} has {len(self.types)} inputs, and the model's "
+                f"forward also needs {', '.join(uncovered)}: type each of them, with _ for what is "
+                "passed through untouched."
+            )
+        mask = self.config.mask
+        if mask is not None and mask not in known and not self.call.open:
+            raise SignatureError(
+                f"mask={mask!r} names no argument of the model's forward, which takes "
+                f"{', '.join(known)}."
+            )
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The wrapped forward."""
+        if not self.enabled:
+            return self.forward(*args, **kwargs)
+        bound = self.call.bind(args, kwargs)
+        missing = [name for name in self._typed if name not in bound]
+        if missing:
+            raise SignatureError(
+                f"The signature {str(self.signature)!r} types {', '.join(missing)}, and the call did "
+                "not give it."
+            )
+        rest = {name: value for name, value in bound.items() if name not in self._typed}
+        self._check_rest(rest)
+        return self.graph(*[bound[name] for name in self._typed], rest)
+
+    def _check_rest(self, rest: dict[str, Any]) -> None:
+        import torch
+
+        loose = [n for n, v in rest.items() if isinstance(v, torch.Tensor) and n not in self.types]
+        loose = [n for n in loose if n != self.config.mask]
+        if loose:
+            raise SignatureError(
+                f"The call gives {', '.join(loose)}, which the signature {str(self.signature)!r} does "
+                "not type: add a pattern for it, or _ if it is to be passed through untouched."
+            )
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """What was done, at which cost, how exact it is, and what to mind."""
+        return Report.of(self.signature, self.frame, self.config, self.notes, self.view)
+
+    def errors(self, *inputs: Any, **options: Any) -> ErrorEstimate:
+        """The wrapped model's own relative equivariance error on these inputs."""
+        return equivariance_error(self.module, self.signature.group, *inputs, **options)
+
+    def print_graph(self) -> str:
+        """Print the generated forward of the graph around the model, and return it."""
+        text = str(self.graph.code).strip()
+        print(text)
+        return text
+
+    # -- copying ----------------------------------------------------------------------------------
+
+    def spec(self) -> dict[str, Any]:
+        """What, beside the model and the frame, rebuilds the wrapping."""
+        return {"signature": self.signature, "config": self.config, "notes": self.notes}
+
+    def rebuild(self, view: nn.Module, frame: Frame) -> nn.Module:
+        """The same wrapping around another model of the same class."""
+        return Handle.from_spec(view, frame, self.spec())
+
+    @classmethod
+    def from_spec(cls, view: nn.Module, frame: Frame, spec: dict[str, Any]) -> nn.Module:
+        """A wrapped model beside `view`."""
+        handle = cls(view, frame, **spec)
+        handle.module = install(view, handle, in_place=False)
+        return handle.module
