@@ -57,13 +57,15 @@ def act_on_grid(group: Group, g: Tensor, x: Tensor) -> Tensor:
 
 def _permute(g: Tensor, x: Tensor) -> Tensor:
     h, w = x.shape[-2:]
-    # twice the centred coordinates are integers; the source of r is g⁻¹ r = gᵀ r
-    row = 2 * torch.arange(h, device=x.device).unsqueeze(-1) - (h - 1)  # [h, 1]
-    col = 2 * torch.arange(w, device=x.device) - (w - 1)  # [w]
-    m = g.round().to(torch.int64)[..., None, None]  # [*lead, 2, 2, 1, 1]
-    i = m[..., 0, 1, :, :] * col + m[..., 1, 1, :, :] * row + (h - 1)
-    j = m[..., 0, 0, :, :] * col + m[..., 1, 0, :, :] * row + (w - 1)
-    index = (i // 2 * w + j // 2).flatten(-2)  # [*lead, h*w]
+    # pixel (i, j) is read from the pixel at g⁻¹r = gᵀr, whose flat index is affine in i and j
+    (xx, xy), (yx, yy) = (row.unbind(-1) for row in g.round().to(torch.int64).unbind(-2))
+    down, across = yy * w + yx, xy * w + xx  # steps of the flat index along i and along j
+    start = ((h - 1) - xy * (w - 1) - yy * (h - 1)) // 2 * w
+    start = start + ((w - 1) - xx * (w - 1) - yx * (h - 1)) // 2
+    i, j = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
+    rows = start.unsqueeze(-1) + down.unsqueeze(-1) * i  # [*lead, h]
+    columns = across.unsqueeze(-1) * j  # [*lead, w]
+    index = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)  # [*lead, h*w]
     lead = torch.broadcast_shapes(g.shape[:-2], x.shape[: g.ndim - 2])
     rest = x.shape[g.ndim - 2 : -2]
     index = index.reshape(*index.shape[:-1], *[1] * len(rest), h * w)

@@ -74,6 +74,7 @@ class Canonical(NamedTuple):
     measure: GroupMeasure
     rows: _Rows | None
     leading: tuple[int, ...] | None
+    batch: int
     fold: int
 
 
@@ -99,7 +100,7 @@ class Canonicalize(nn.Module):
                        for n, v in rest.items()}
         else:
             values |= rest
-        return Canonical(values, measure, rows, leading, k)
+        return Canonical(values, measure, rows, leading, batch, k)
 
     def _move(
         self, kind: TensorType, x: Tensor, measure: GroupMeasure, rows: _Rows | None, mask: Tensor | None

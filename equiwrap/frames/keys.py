@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -74,12 +75,10 @@ class Key(Frame):
             cells = (min(_CELLS, x.shape[-2]), min(_CELLS, x.shape[-1]))
             small = F.adaptive_avg_pool2d(wide, cells).to(elements.dtype)  # [b, c, *cells]
             centred = small - small.mean((-2, -1), keepdim=True)
-            template = _template(small, seed)
-            # s(g⁻¹x) = ⟨t, g⁻¹x⟩ = ⟨g t, x⟩: turn the template, not the batch
-            turned = act_on_grid(group, elements, template.expand(len(elements), *template.shape))
-            total = total + centred.flatten(1) @ turned.flatten(1).mT
+            templates = _templates(group, small, seed)  # [|G|, c·cells]
+            total = total + centred.flatten(1) @ templates.mT
             size = centred.flatten(1).norm(dim=1) + 1e-2 * small.flatten(1).norm(dim=1)
-            scale = scale + size * template.norm() * torch.finfo(wide.dtype).eps ** 0.5
+            scale = scale + size * templates[0].norm() * torch.finfo(wide.dtype).eps ** 0.5
         return total, scale
 
     def describe(self, group: Group) -> str:
@@ -118,12 +117,29 @@ def choose(elements: Tensor, score: Tensor, scale: Tensor, ties: str) -> GroupMe
     return GroupMeasure(every, weights.to(elements.dtype), ragged=True)
 
 
-def _template(like: Tensor, seed: int) -> Tensor:
-    """A fixed smooth pattern without symmetry: sines of incommensurate phase, from arithmetic alone."""
-    c, h, w = like.shape[-3:]
-    i = torch.linspace(-1, 1, h, device=like.device, dtype=like.dtype).reshape(1, h, 1)
-    j = torch.linspace(-1, 1, w, device=like.device, dtype=like.dtype).reshape(1, 1, w)
-    tone = 1 + 0.37 * torch.arange(c, device=like.device, dtype=like.dtype).reshape(c, 1, 1) + seed
+def _templates(group: Group, like: Tensor, seed: int) -> Tensor:
+    """`[|G|, c·h·w]`: the template turned by every element, since ⟨t, g⁻¹x⟩ = ⟨g t, x⟩.
+
+    A constant of its arguments, remembered in eager mode only (tracers must see it made).
+    """
+    shape, device, dtype = tuple(like.shape[-3:]), like.device, like.dtype
+    if torch.compiler.is_compiling() or type(like) is not Tensor:
+        return _turned.__wrapped__(group, shape, seed, device, dtype)
+    with torch.inference_mode(False), torch.no_grad():
+        return _turned(group, shape, seed, device, dtype)
+
+
+@lru_cache(maxsize=32)
+def _turned(
+    group: Group, shape: tuple[int, int, int], seed: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """The fixed template, smooth and without symmetry: sines of incommensurate phase."""
+    c, h, w = shape
+    i = torch.linspace(-1, 1, h, device=device, dtype=dtype).reshape(1, h, 1)
+    j = torch.linspace(-1, 1, w, device=device, dtype=dtype).reshape(1, 1, w)
+    tone = 1 + 0.37 * torch.arange(c, device=device, dtype=dtype).reshape(c, 1, 1) + seed
     low = 1.3 * i + 0.71 * j + 0.9 * i * j
     high = torch.sin(2.1 * i + 3.3 * j + tone) + torch.sin(5.7 * i * j - 1.9 * j + 2.3 * tone)
-    return low + 0.5 * high
+    template = low + 0.5 * high
+    elements = group.elements(device)
+    return act_on_grid(group, elements, template.expand(len(elements), c, h, w)).flatten(1)

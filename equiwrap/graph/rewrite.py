@@ -103,18 +103,17 @@ class _Model(nn.Module):
         self.__dict__["original"] = forward
 
     def forward(self, canonical: Canonical) -> Any:
+        if not self.chunk:
+            return self._call(canonical.values)
         rows = self._rows(canonical.values)
-        size = max(1, canonical.measure.weights.shape[0], self._batch(canonical)) * (self.chunk or 0)
-        if not self.chunk or rows <= size:
+        size = self.chunk * max(1, canonical.batch)
+        if rows <= size:
             return self._call(canonical.values)
         parts = [self._call(self._slice(canonical.values, i, size, rows)) for i in range(0, rows, size)]
         leaves = zip(*[self.signature.flatten(part) for part in parts], strict=True)
         axes = [kind.batch or 0 for _, kind in self.signature.outputs]
         joined = [torch.cat(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True)]
         return self.signature.unflatten(parts[0], joined)
-
-    def _batch(self, canonical: Canonical) -> int:
-        return self._rows(canonical.values) // canonical.fold if canonical.rows is None else 1
 
     def _call(self, values: dict[str, Any]) -> Any:
         args, kwargs = self.call.split(values)

@@ -88,7 +88,9 @@ def _dry_run(model: nn.Module, forward: Any, example: tuple[Any, ...] | None) ->
     like = next(iter(model.parameters()), torch.empty(0))
     for shape in trial_input(model):
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            # autocast off: its cache of cast weights would keep the fake ones
+            still = torch.autocast(like.device.type, enabled=False)
+            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), still:
                 x = torch.empty(shape, dtype=like.dtype, device=like.device)
                 out = forward(x)
             side = "×".join(map(str, shape[1:]))
