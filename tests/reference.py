@@ -47,7 +47,7 @@ def average_matrices(f, x: Tensor, group, rho_out) -> Tensor:
 
 def relative(a: Tensor, b: Tensor) -> float:
     """max |a − b| / max |b|."""
-    return float((a - b).abs().amax() / b.abs().amax())
+    return float(((a - b).abs().amax() / b.abs().amax()).detach())
 
 
 class Dense(torch.nn.Module):
