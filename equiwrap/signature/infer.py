@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,8 +55,8 @@ def infer_outputs(
 ) -> tuple[Signature, str]:
     """*Fill in the outputs `...`*: shapes seen on a dry run → a full signature, and how it was found.
 
-    Without an example the run is on fake tensors (nothing is computed, no buffer or random state
-    moves), with one it is the example itself, in eval mode.
+    Without an example the run is that of a copy on fake tensors (nothing is computed, nothing of the
+    model moves), with one it is the example itself, in eval mode.
 
     Raises:
         SignatureError: no run succeeded, or the outputs leave a choice that only the user can make.
@@ -82,26 +83,36 @@ def _dry_run(model: nn.Module, forward: Any, example: tuple[Any, ...] | None) ->
             for m, mode in modes.items():
                 m.training = mode
         return out, example[0].shape, "read off a run on the example"
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     reasons = []
-    like = next(iter(model.parameters()), torch.empty(0))
     for shape in trial_input(model):
         try:
-            # autocast off: its cache of cast weights would keep the fake ones
-            still = torch.autocast(like.device.type, enabled=False)
-            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), still:
-                x = torch.empty(shape, dtype=like.dtype, device=like.device)
-                out = forward(x)
-            side = "×".join(map(str, shape[1:]))
-            return out, torch.Size(shape), f"read off a dry run at {side}"
+            out = _fake_run(model, shape)
         except Exception as error:
             reasons.append(f"{list(shape)}: {type(error).__name__}")
+        else:
+            side = "×".join(map(str, shape[1:]))
+            return out, torch.Size(shape), f"read off a dry run at {side}"
     raise SignatureError(
         "The outputs could not be read off a dry run "
         f"({'; '.join(reasons)}): give example=x, or write them out, as in "
         '"b c h w -> b k".'
     )
+
+
+def _fake_run(model: nn.Module, shape: tuple[int, ...]) -> Any:
+    """The outputs of a copy made of fake tensors, without the user's hooks."""
+    from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+
+    like = next(iter(model.parameters()), torch.empty(0))
+    fake = FakeTensorMode()
+    with FakeCopyMode(fake):
+        twin = copy.deepcopy(model)
+    for module in twin.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    # autocast off: its cache of cast weights would keep the fake ones
+    with fake, torch.no_grad(), torch.autocast(like.device.type, enabled=False):
+        return twin.forward(torch.empty(shape, dtype=like.dtype, device=like.device))
 
 
 def _describe(signature: Signature, out: Any, shape: torch.Size) -> tuple[str, Any]:
