@@ -109,6 +109,8 @@ def cloud_arguments(
     The first set whose length is the mask's is what the mask applies to.
     """
     positions, vectors, axials = cloud(group, inputs)
+    if not group.affine:
+        positions, vectors = vectors[:1], vectors[1:]
     hidden = [_hide(x, mask) for x in (*positions[1:], *vectors)]
     if group.affine and len(positions) > 1:
         # one centroid for all positions: they are one set

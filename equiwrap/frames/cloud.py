@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ __all__ = ["Cloud", "gather"]
 SHRINK = 0.7  # each further set is so much smaller, so that sets do not tie with each other
 AXIAL = 0.1  # axial sets come in pairs ±w, which always tie: they decide only what nothing else does
 SILENT = 8  # a set that varies by less than so many roundings of its coordinates has no extent
-STEP, RAISE = 64.0, 16.0  # the tolerance grows by RAISE whenever offset / extent passes STEP
+
+MARGIN, RAISE = 8.0, 16.0  # the tolerance grows by steps of RAISE, to stay MARGIN above the noise
 
 
 class Cloud(NamedTuple):
@@ -122,10 +124,13 @@ def _tolerance(ratio: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """*noise = ε (1 + offset/extent), τ ≈ √ε*: halfway, in logarithms, from rounding to differences.
 
     τ decides and must be the same for x and hx. The offset is not invariant under translations, hence
-    the steps: τ is √ε while offset < 64 extents, 16 √ε below 64² extents, and so on up to 0.1.
+    the steps: τ is √ε while that is 8 times the noise (offsets up to 360 extents in float32, 8e6 in
+    float64), then 16 √ε, and so on up to 0.1.
     """
-    level = (ratio.clamp(min=1.0).log() / torch.tensor(STEP).log()).floor()
-    return eps * (1 + ratio), (eps**0.5 * RAISE**level).clamp(max=0.1)
+    noise = eps * (1 + ratio)
+    over = (MARGIN * noise / max(eps, 1e-300) ** 0.5).clamp(min=1.0).log()
+    level = (over / math.log(RAISE)).ceil()
+    return noise, (eps**0.5 * RAISE**level).clamp(max=0.1)
 
 
 def _check(group: Group, given: Sequence[Tensor], axials: int) -> None:

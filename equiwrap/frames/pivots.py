@@ -109,7 +109,7 @@ def choose(cloud: Cloud, special: bool) -> tuple[Tensor, Tensor, Tensor]:
         rest = rest - along.unsqueeze(1) * axis.unsqueeze(-1)
         after = rest.square().sum(1).sqrt()
         rival = (size >= largest - tau) & ((after > MERGE * noise) | (along < 0))
-        tied |= rival.any(1) | (largest <= tau.clamp(min=COLLINEAR)).squeeze(-1)
+        tied = tied | rival.any(1) | (largest <= tau.clamp(min=COLLINEAR)).squeeze(-1)
         pivots.append(torch.where(some | largest.isnan(), pivot, n + spare.unsqueeze(-1)))
         axes, size = torch.cat([axes, axis.unsqueeze(1)], 1), after
     index = torch.cat(pivots, 1) if pivots else torch.zeros(b, 0, dtype=torch.long, device=rest.device)

@@ -72,7 +72,7 @@ def resolve(cloud: Cloud, special: bool, rank: int) -> Tied:
         rest = _residual(u[now.sample], now.axes)
         size = rest.square().sum(-1).sqrt()
         best = _best(size.amax(1), now.sample, f)
-        flat = best <= (COLLINEAR if level else 0.0)
+        flat = best <= (cloud.tau.clamp(min=COLLINEAR) if level else 0.0)
         stopped = flat[now.sample]
         if bool(stopped.any()):
             design = _embed(stabilizer(d - level, special, rank, device), d)

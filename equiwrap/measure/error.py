@@ -58,7 +58,10 @@ def equivariance_error(
     Every element but the identity for a group of at most 64, `elements` independent samples a call
     otherwise. Inputs are transformed in float64 and rounded to their dtype once. The model runs as it
     is: put it in eval mode first. The interval is that of a ratio estimator over inputs (delta method,
-    1.96 standard errors). `kwargs` are passed to the model untouched. `signature` defaults to that of a
+    1.96 standard errors); `worst` is the largest error of one input under one element, relative to its
+    output or to the batch's mean square, whichever is larger. For a wrapped model the size compared
+    with is that of the plain model's output where the average is smaller: an average that must vanish
+    is zero up to the rounding of what cancels. `kwargs` are passed to the model untouched. `signature` defaults to that of a
     wrapped model, then to images.
 
     Raises:
@@ -67,11 +70,17 @@ def equivariance_error(
     sig = signature_for(model, group, signature, inputs)
     square, norm, worst = 0.0, 0.0, torch.zeros(())
     count = 0
+    handle = getattr(model, "equiwrap", None)
     with torch.no_grad():
+        folds = any(kind.leading(x) is not None for (_, kind), x in zip(sig.inputs, inputs, strict=False))
+        compare = handle is not None and not folds  # the plain model need not take several batch axes
+        plain = _size(sig, handle.forward(*inputs, **kwargs)) if compare else 0.0
         for moved, expected in pairs(model, sig, inputs, elements, seed, kwargs):
             d, n = _per_sample(sig, moved, expected)
+            n = torch.maximum(n, torch.as_tensor(plain).to(n))
             square, norm, count = square + d, norm + n, count + 1
-            worst = torch.maximum(worst.to(d), d / n.clamp(min=torch.finfo(n.dtype).tiny))
+            scale = torch.maximum(n, n.mean()).clamp(min=torch.finfo(n.dtype).tiny)
+            worst = torch.maximum(worst.to(d), d / scale)
     d, n = torch.as_tensor(square) / count, torch.as_tensor(norm) / count
     ratio = d.sum() / n.sum().clamp(min=torch.finfo(n.dtype).tiny)
     spread = (d - ratio * n).square().sum() / max(len(d) - 1, 1) * len(d)
@@ -181,6 +190,12 @@ def _positional(sig: Signature, model: Any, inputs: tuple[Any, ...]) -> list[Any
     order = list(inspect.signature(target).parameters)
     known = dict(sig.inputs)
     return [known.get(name) for name in order[: len(inputs)]]
+
+
+def _size(sig: Signature, out: Any) -> Tensor:
+    """Squared norm of each sample, summed over the typed outputs."""
+    leaves = sig.flatten(out)
+    return _per_sample(sig, leaves, leaves)[1]
 
 
 def _per_sample(sig: Signature, moved: list[Any], expected: list[Any]) -> tuple[Tensor, Tensor]:

@@ -208,15 +208,13 @@ class TensorType:
             return int(name) if name.isdigit() else known[name].size if name in known else None
 
         unknown = [(term, n) for term in axis.terms for n in term if length(n) is None]
-        fixed = sum(
-            prod(length(n) or 0 for n in term)
-            for term in axis.terms
-            if all(length(n) is not None for n in term)
-        )
+        # lists, not generators: torch.compile traces through here
+        known_terms = [[length(n) for n in term] for term in axis.terms]
+        fixed = sum([prod([n or 0 for n in term]) for term in known_terms if None not in term])
         rest, solved = size - fixed, {}
         if len(unknown) == 1:
             (term, name) = unknown[0]
-            unit = prod(length(n) or 1 for n in term if n != name)
+            unit = prod([length(n) or 1 for n in term if n != name])
             if rest > 0 and rest % unit == 0:
                 solved[name] = rest // unit
         if (unknown and not solved) or (not unknown and rest):
