@@ -1,7 +1,9 @@
-"""How planar elements act on pixels: exact index permutations where the lattice allows, else bilinear.
+"""How planar elements act on pixels: exact index permutations where the lattice allows, else
+bilinear.
 
-Pixel (i, j) of an h × w grid sits at r = (j − (w−1)/2, i − (h−1)/2): x to the right, y down, origin at
-the centre. The action is (g x)(r) = x(g⁻¹ r), so that the generator of C4 is `torch.rot90` over (h, w).
+Pixel (i, j) of an h × w grid sits at r = (j − (w−1)/2, i − (h−1)/2): x to the right, y down, origin
+at the centre. The action is (g x)(r) = x(g⁻¹ r), so that the generator of C4 is `torch.rot90` over
+(h, w).
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ def check_grid(group: Group, height: int, width: int) -> None:
 def act_on_grid(group: Group, g: Tensor, x: Tensor) -> Tensor:
     """*(g x)(r) = x(g⁻¹ r)*: `g[*lead, 2, 2], x[*lead, *rest, h, w] → [*lead, *rest, h, w]`.
 
-    Exact (a permutation of the entries, any dtype) for signed permutation matrices. Otherwise bilinear
-    on the inscribed disk, zero outside it.
+    Exact (a permutation of the entries, any dtype) for signed permutation matrices. Otherwise
+    bilinear on the inscribed disk, zero outside it.
 
     Error: 0 on the lattice. Off it, bilinear interpolation: 1e-2 … 1e-1 relative on natural images,
     measured on the input at hand by `ew.measure.interpolation_floor`.

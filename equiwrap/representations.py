@@ -1,7 +1,8 @@
 """Representations: how one axis of a tensor is moved by a group element.
 
-A representation ρ maps elements `g[..., m, m]` to matrices `ρ(g)[..., s, s]` and acts on the last axis
-of a tensor whose leading axes are those of g: `x[..., *rest, s] → ρ(g) x`. All are immutable values;
+A representation ρ maps elements `g[..., m, m]` to matrices `ρ(g)[..., s, s]` and acts on the last
+axis of a tensor whose leading axes are those of g: `x[..., *rest, s] → ρ(g) x`. All are immutable
+values;
 `+`, `*` and `dual` build new ones.
 """
 

@@ -20,7 +20,9 @@ _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, to
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """The relative error that the assertions allow: 1e-9 float64, 1e-4 float32, 2e-2 float16, 0.1 bfloat16."""
+    """The relative error that the assertions allow: 1e-9 float64, 1e-4 float32, 2e-2 float16, 0.1
+    bfloat16.
+    """
     return _TOLERANCES[dtype]
 
 
@@ -86,7 +88,8 @@ def check_group(group: str | Group, *, samples: int = 16, tol: float = 1e-10) ->
         distinct = len(torch.unique((flat * 1e8).round(), dim=0))
         if distinct != group.order or len(flat) != group.order:
             raise EquivarianceError(
-                f"{group} lists {len(flat)} elements, {distinct} distinct; its order is {group.order}."
+                f"{group} lists {len(flat)} elements, {distinct} distinct; its order is "
+                f"{group.order}."
             )
 
 
@@ -113,7 +116,9 @@ def check_representation(
     g, h = group.sample(samples, generator=rng), group.sample(samples, generator=rng)
     x = torch.randn(samples, 3, rep.size, generator=rng, dtype=torch.float64)
     both = rep.act(group.compose(g, h), x)
-    _refuse_above((both - rep.act(g, rep.act(h, x))).abs(), tol, f"{rep} of {group}: ρ(gh) = ρ(g)ρ(h)")
+    _refuse_above(
+        (both - rep.act(g, rep.act(h, x))).abs(), tol, f"{rep} of {group}: ρ(gh) = ρ(g)ρ(h)"
+    )
     back = rep.act(group.inverse(g), rep.act(g, x))
     _refuse_above((back - x).abs(), tol, f"{rep} of {group}: ρ(g⁻¹)ρ(g) = 1")
 
@@ -159,16 +164,25 @@ def check_frame(
         moved = kind.from_front(kind.act(h, front.double(), 1).to(x.dtype), kind.leading(x))
         there = measure(moved)
         expected = group.compose(h, mu.elements)
-        _refuse_above(_set_gap(expected, mu.weights, there), allowed * 10, f"μ_hx = h μ_x (sample {i})")
+        _refuse_above(
+            _set_gap(expected, mu.weights, there), allowed * 10, f"μ_hx = h μ_x (sample {i})"
+        )
 
 
 def _set_gap(elements: Tensor, weights: Tensor, other: GroupMeasure) -> Tensor:
-    """How far every supported element is from its like in the other measure, and the weight there."""
-    gap = (elements.unsqueeze(2) - other.elements.unsqueeze(1)).flatten(-2).norm(dim=-1)  # [b, k, k']
+    """How far every supported element is from its like in the other measure, and the weight
+    there.
+    """
+    gap = (
+        (elements.unsqueeze(2) - other.elements.unsqueeze(1)).flatten(-2).norm(dim=-1)
+    )  # [b, k, k']
     absent = torch.full_like(gap, float("inf"))
     near = torch.where(other.weights.unsqueeze(1) > 0, gap, absent).amin(-1)
     far = torch.where(weights.unsqueeze(2) > 0, gap, absent).amin(1)
-    return torch.cat([
-        torch.where(weights > 0, near, torch.zeros_like(near)),
-        torch.where(other.weights > 0, far, torch.zeros_like(far)),
-    ], -1)
+    return torch.cat(
+        [
+            torch.where(weights > 0, near, torch.zeros_like(near)),
+            torch.where(other.weights > 0, far, torch.zeros_like(far)),
+        ],
+        -1,
+    )

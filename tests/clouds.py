@@ -1,4 +1,5 @@
-"""The clouds that break frames: symmetric, flat, straight, repeated, far away, tiny, nearly all that."""
+"""The clouds that break frames: symmetric, flat, straight, repeated, far away, tiny, nearly all
+that."""
 
 from __future__ import annotations
 
@@ -37,12 +38,17 @@ def _isotropic(n):
 
 
 def clouds() -> dict[str, torch.Tensor]:
-    """Every degenerate cloud by name, in three dimensions, float64; fresh random parts on each call."""
+    """Every degenerate cloud by name, in three dimensions, float64; fresh random parts on each
+    call."""
     line = torch.randn(5, 1, dtype=D) * torch.randn(1, 3, dtype=D)
     iso = _isotropic(20)
     found = {f"generic {n}": torch.randn(n, 3, dtype=D) for n in (4, 5, 20)}
     found |= {f"N = {n}": torch.randn(n, 3, dtype=D) for n in (1, 2, 3)}
-    found |= {"line": line, "line off origin": line + OFF, "two ends alike": torch.cat([line, -line])}
+    found |= {
+        "line": line,
+        "line off origin": line + OFF,
+        "two ends alike": torch.cat([line, -line]),
+    }
     for name, flat in (("water", WATER), ("square", SQUARE), ("hexagon", HEXAGON)):
         found |= {name: flat, f"{name} off origin": flat + OFF}
     found |= {
@@ -58,9 +64,18 @@ def clouds() -> dict[str, torch.Tensor]:
         "all at the origin": torch.zeros(4, 3, dtype=D),
         "leading zeros": torch.cat([torch.zeros(5, 3, dtype=D), torch.randn(6, 3, dtype=D)]),
         "half-integer lattice": torch.randint(-2, 3, (8, 3)).to(D) / 2,
-        "near pair": torch.cat([(p := torch.randn(1, 3, dtype=D)), p + 1e-5, torch.randn(3, 3, dtype=D)]),
+        "near pair": torch.cat([
+            (p := torch.randn(1, 3, dtype=D)),
+            p + 1e-5,
+            torch.randn(3, 3, dtype=D),
+        ]),
     }
     for k in range(3, 9):
-        for name, exact in (("cube", CUBE), ("square", SQUARE), ("line", line), ("icosahedron", ICOSAHEDRON)):
+        for name, exact in (
+            ("cube", CUBE),
+            ("square", SQUARE),
+            ("line", line),
+            ("icosahedron", ICOSAHEDRON),
+        ):
             found[f"{name} ± 1e-{k}"] = exact + 10.0**-k * torch.randn(exact.shape, dtype=D)
     return found

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 
-
 def turn(x: Tensor, k: int, flipped: bool) -> Tensor:
     """The k-th element of C4, after the left-right flip if asked, by torch's own operations."""
     x = x.flip(-1) if flipped else x
@@ -94,5 +93,3 @@ class Convs(torch.nn.Module):
         y = self.two(torch.tanh(self.one(x)))
         ramp = torch.linspace(-1, 1, y.shape[-1], dtype=y.dtype, device=y.device)
         return (y * ramp).mean((-2, -1)) if self.pooled else y
-
-

@@ -1,4 +1,5 @@
-"""Frames on clouds: every law, on every cloud that breaks frames, for every group, in both precisions."""
+"""Frames on clouds: every law, on every cloud that breaks frames, for every group, in both
+precisions."""
 
 from __future__ import annotations
 
@@ -34,8 +35,13 @@ def outputs(name, n, d=3):
 
 
 def beside_generic(cloud, dtype):
-    """The cloud in a batch with two generic ones, so that a vanishing output has a scale beside it."""
-    return torch.stack([cloud, torch.randn(len(cloud), 3, dtype=D), torch.randn(len(cloud), 3, dtype=D)]).to(dtype)
+    """The cloud in a batch with two generic ones, so that a vanishing output has a scale beside
+    it."""
+    return torch.stack([
+        cloud,
+        torch.randn(len(cloud), 3, dtype=D),
+        torch.randn(len(cloud), 3, dtype=D),
+    ]).to(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -44,7 +50,9 @@ def test_every_degenerate_cloud_is_exact_for_every_kind_of_output(name, dtype):
     for title, cloud in clouds().items():
         x = beside_generic(cloud, dtype)
         for pattern, shape in outputs(name, len(cloud)).items():
-            model = ew.equivariantize(Dense(len(cloud), 3, shape, dtype), name, f"b n {letter(name)} -> {pattern}")
+            model = ew.equivariantize(
+                Dense(len(cloud), 3, shape, dtype), name, f"b n {letter(name)} -> {pattern}"
+            )
             found = model.equiwrap.errors(x, elements=3)
             assert found.worst <= tolerance(dtype), f"{title}, {pattern}: {found.worst:.1e}"
 
@@ -79,7 +87,13 @@ def test_the_plain_network_breaks_the_law_that_the_wrapped_one_obeys(name):
 @pytest.mark.parametrize("name", ["O(2)", "SO(2)", "E(2)", "SE(2)"])
 def test_degenerate_clouds_in_the_plane_are_exact(name):
     line = torch.randn(5, 1, dtype=D) * torch.randn(1, 2, dtype=D)
-    found = {"square": SQUARE[:, :2], "hexagon": HEXAGON[:, :2], "line": line, "N = 1": line[:1], "N = 2": torch.randn(2, 2, dtype=D)}
+    found = {
+        "square": SQUARE[:, :2],
+        "hexagon": HEXAGON[:, :2],
+        "line": line,
+        "N = 1": line[:1],
+        "N = 2": torch.randn(2, 2, dtype=D),
+    }
     found |= {"zero": torch.zeros(3, 2, dtype=D), "equal": torch.ones(3, 2, dtype=D)}
     for title, cloud in found.items():
         n = len(cloud)
@@ -123,9 +137,26 @@ def test_translations_come_back_from_far_away(name, dtype):
 
 @pytest.mark.parametrize("name", ["O(3)", "SO(3)"])
 def test_the_frame_of_a_symmetric_cloud_is_its_stabiliser_and_no_more(name):
-    half = {"tetrahedron": 12, "cube": 24, "octahedron": 24, "icosahedron": 60, "square": 8, "hexagon": 12}
-    shapes = {"tetrahedron": TETRAHEDRON, "cube": CUBE, "octahedron": OCTAHEDRON, "icosahedron": ICOSAHEDRON}
-    shapes |= {"square": SQUARE, "hexagon": HEXAGON, "water": WATER - WATER.mean(0), "generic": torch.randn(9, 3, dtype=D)}
+    half = {
+        "tetrahedron": 12,
+        "cube": 24,
+        "octahedron": 24,
+        "icosahedron": 60,
+        "square": 8,
+        "hexagon": 12,
+    }
+    shapes = {
+        "tetrahedron": TETRAHEDRON,
+        "cube": CUBE,
+        "octahedron": OCTAHEDRON,
+        "icosahedron": ICOSAHEDRON,
+    }
+    shapes |= {
+        "square": SQUARE,
+        "hexagon": HEXAGON,
+        "water": WATER - WATER.mean(0),
+        "generic": torch.randn(9, 3, dtype=D),
+    }
     half |= {"water": 2, "generic": 0.5 if name == "O(3)" else 1}
     group = parse_group(name)
     for title, cloud in shapes.items():
@@ -198,7 +229,9 @@ def test_frames_that_are_wrong_are_rejected():
     flat = x * torch.tensor([1.0, 1.0, 0.0], dtype=D)
     net = Dense(6, 3, (3,))
     with pytest.raises(ew.EquivarianceError):
-        assert_equivariant(ew.equivariantize(net, "O(3)", "b n v -> b a", frame=OneSign()), "O(3)", flat)
+        assert_equivariant(
+            ew.equivariantize(net, "O(3)", "b n v -> b a", frame=OneSign()), "O(3)", flat
+        )
     model = ew.equivariantize(Sets(3, 4, True), "O(3)", "b n v -> b k", frame=FirstRows())
     assert relative(model(x.flip(1)), model(x)) > 1e-3
     mirror = x * torch.tensor([-1.0, 1.0, 1.0], dtype=D)
@@ -304,7 +337,7 @@ def test_padded_clouds_with_masks_ignore_what_is_padded():
     for g in group.sample(4):
         rotation, shift = group.linear(g), g[:3, 3]
         there = model(x @ rotation.mT + shift + junk, v @ rotation.mT + junk, mask)
-        expected = (y @ rotation.mT + shift)
+        expected = y @ rotation.mT + shift
         assert relative(there[mask], expected[mask]) < 1e-9
 
 
@@ -326,7 +359,9 @@ def test_batches_under_an_ellipsis_are_folded_and_unfolded():
 def test_no_gradient_is_nan_on_any_cloud(name, frame):
     for title, cloud in clouds().items():
         x = beside_generic(cloud, D).requires_grad_()
-        model = ew.equivariantize(Dense(len(cloud), 3, (3,)), name, f"b n {letter(name)} -> b v", frame=frame)
+        model = ew.equivariantize(
+            Dense(len(cloud), 3, (3,)), name, f"b n {letter(name)} -> b v", frame=frame
+        )
         model(x).square().sum().backward()
         assert x.grad.isfinite().all(), title
         assert all(p.grad.isfinite().all() for p in model.parameters()), title
@@ -360,7 +395,12 @@ def test_empty_batches_work():
     assert model(torch.randn(0, 5, 3, dtype=D)).shape == (0, 4)
 
 
-@given(b=st.integers(0, 4), n=st.integers(1, 7), name=st.sampled_from(GROUPS3), seed=st.integers(0, 999))
+@given(
+    b=st.integers(0, 4),
+    n=st.integers(1, 7),
+    name=st.sampled_from(GROUPS3),
+    seed=st.integers(0, 999),
+)
 @settings(max_examples=60, deadline=None)
 def test_lattice_clouds_of_any_size_are_exact(b, n, name, seed):
     """Integer coordinates tie in every way there is."""
@@ -404,7 +444,11 @@ def test_autocast_leaves_the_frame_in_full_precision():
 
 def test_three_steps_of_training_keep_the_law():
     model = ew.equivariantize(Dynamics(), "E(3)", "b n p, b n v, b n 1 -> b n p")
-    x, v, q = torch.randn(6, 5, 3, dtype=D), torch.randn(6, 5, 3, dtype=D), torch.ones(6, 5, 1, dtype=D)
+    x, v, q = (
+        torch.randn(6, 5, 3, dtype=D),
+        torch.randn(6, 5, 3, dtype=D),
+        torch.ones(6, 5, 1, dtype=D),
+    )
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(3):
         optimizer.zero_grad()
@@ -421,4 +465,6 @@ def test_clouds_that_carry_nothing_get_a_sentence():
     with pytest.raises(ew.SignatureError, match="nothing to compute"):
         ew.equivariantize(Dense(9, 1, (3,)), "O(3)", "b n 1 -> b k")(torch.randn(2, 9, 1, dtype=D))
     with pytest.raises(ew.GroupError, match="axes"):
-        ew.equivariantize(Dense(9, 2, (3,)), "C4", "b n v -> b k", frame="axes")(torch.randn(2, 9, 2, dtype=D))
+        ew.equivariantize(Dense(9, 2, (3,)), "C4", "b n v -> b k", frame="axes")(
+            torch.randn(2, 9, 2, dtype=D)
+        )

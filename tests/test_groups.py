@@ -118,7 +118,13 @@ def test_the_inverse_in_place_of_the_element_is_rejected():
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("C5x", "C5"), ("SO3", "SO\\(3\\)"), ("", "names are"), ("GL(3)", "names are"), ("C0", "n ≥ 1")],
+    [
+        ("C5x", "C5"),
+        ("SO3", "SO\\(3\\)"),
+        ("", "names are"),
+        ("GL(3)", "names are"),
+        ("C0", "n ≥ 1"),
+    ],
 )
 def test_unknown_groups_get_the_names_that_exist(name, says):
     with pytest.raises(ew.GroupError, match=says):
@@ -153,7 +159,7 @@ def test_interpolated_elements_compose_up_to_the_floor_only_on_smooth_images():
     group = parse_group("C8")
     n = 33
     t = torch.linspace(-2, 2, n, dtype=torch.float64)
-    x = torch.exp(-(t[:, None] - 0.4) ** 2 - (t + 0.2) ** 2)[None, None]
+    x = torch.exp(-((t[:, None] - 0.4) ** 2) - (t + 0.2) ** 2)[None, None]
     g = group.elements()
     twice = ew.grids.act_on_grid(group, g[1], ew.grids.act_on_grid(group, g[1], x))
     once = ew.grids.act_on_grid(group, g[2], x)

@@ -48,7 +48,9 @@ def test_chunks_change_the_cost_and_not_the_result(chunk):
     net = Convs()
     x = torch.randn(3, 3, 6, 6, dtype=torch.float64)
     whole = ew.equivariantize(net, "D4", IMAGE, frame="whole")(x)
-    torch.testing.assert_close(ew.equivariantize(net, "D4", IMAGE, frame="whole", chunk=chunk)(x), whole)
+    torch.testing.assert_close(
+        ew.equivariantize(net, "D4", IMAGE, frame="whole", chunk=chunk)(x), whole
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 15, 16, 31, 48, 56, 65, 96])
@@ -115,7 +117,9 @@ class Constant(Key):
 
     def forward(self, group, images):
         mu = super().forward(group, images)
-        return GroupMeasure(torch.eye(2, dtype=mu.elements.dtype).expand(len(images[0]), 1, 2, 2), mu.weights[:, :1])
+        return GroupMeasure(
+            torch.eye(2, dtype=mu.elements.dtype).expand(len(images[0]), 1, 2, 2), mu.weights[:, :1]
+        )
 
 
 @pytest.mark.parametrize("mutant", [Inverted, Constant])
@@ -147,7 +151,12 @@ def test_rectangles_are_exact_under_the_groups_that_keep_them():
         ew.equivariantize(Convs(), "C4", IMAGE)(x)
 
 
-@given(b=st.integers(0, 4), size=st.integers(1, 20), name=st.sampled_from(LATTICE), seed=st.integers(0, 99))
+@given(
+    b=st.integers(0, 4),
+    size=st.integers(1, 20),
+    name=st.sampled_from(LATTICE),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=40, deadline=None)
 def test_any_batch_and_size_is_exact(b, size, name, seed):
     torch.manual_seed(seed)
@@ -181,7 +190,7 @@ def test_nan_in_one_sample_stays_in_that_sample():
 
 def test_c8_is_honest_about_interpolation():
     t = torch.linspace(-2, 2, 33, dtype=torch.float64)
-    x = torch.exp(-(t[:, None] - 0.4) ** 2 - (t + 0.2) ** 2)[None, None].repeat(2, 1, 1, 1)
+    x = torch.exp(-((t[:, None] - 0.4) ** 2) - (t + 0.2) ** 2)[None, None].repeat(2, 1, 1, 1)
     x[1] = x[1].flip(-1) * 0.5
     model = ew.equivariantize(Convs(1, 2, pooled=True), "C8", LOGITS, frame="whole")
     found = model.equiwrap.errors(x)
@@ -223,7 +232,11 @@ def test_several_inputs_and_dict_outputs_are_folded_together():
 
         def forward(self, x, mask, scale=1.0, *, label=None):
             y = self.net(torch.cat([x, mask], 1)) * scale
-            return {"seg": y, "score": (y * torch.arange(8.0, dtype=y.dtype)).mean((-2, -1)), "none": None}
+            return {
+                "seg": y,
+                "score": (y * torch.arange(8.0, dtype=y.dtype)).mean((-2, -1)),
+                "none": None,
+            }
 
     signature = "x: b c h w, mask: b 1 h w -> {seg: b k h w, score: b k}"
     model = ew.equivariantize(Two(), "D4", signature)

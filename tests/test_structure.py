@@ -79,7 +79,8 @@ def test_torch_fx_is_imported_under_graph_only():
     found = [
         str(path.relative_to(ROOT))
         for path in files()
-        if room(path) != "graph" and any(n.startswith("torch.fx") or n == "torch.fx" for n in imports(path))
+        if room(path) != "graph"
+        and any(n.startswith("torch.fx") or n == "torch.fx" for n in imports(path))
     ]
     assert not found
 

@@ -153,7 +153,9 @@ def test_checkpoints_go_both_ways(net, x, tmp_path):
     ew.equivariantize(fresh, "C4").load_state_dict(net.state_dict(), strict=True)
 
 
-@pytest.mark.parametrize("options", [{}, {"frame": "whole"}, {"stochastic": True, "frame": "whole"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"frame": "whole"}, {"stochastic": True, "frame": "whole"}]
+)
 def test_the_law_holds_after_three_training_steps(net, x, options):
     model = ew.equivariantize(net, "D4", **options).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
@@ -273,7 +275,9 @@ def test_configs_go_to_json_and_back_and_rebuild_the_wrapping(net, x):
     torch.testing.assert_close(ew.equivariantize(net, **again.to_dict())(x), model(x))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"group": 3}', '{"group": "C4"}', "__import__('os')"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"group": 3}', '{"group": "C4"}', "__import__('os')"]
+)
 def test_malformed_configs_get_a_sentence(text):
     with pytest.raises(ew.SignatureError, match="config"):
         ew.Config.from_json(text)
@@ -302,7 +306,8 @@ def test_wrapping_moves_neither_random_state_nor_buffers(net, x):
     assert net.training
 
 
-# -- wrong lines, and what they must say -------------------------------------------------------------
+# -- wrong lines, and what they must say
+# -------------------------------------------------------------
 
 
 def refuses(error, says, *args, model=None, **kwargs):
@@ -320,10 +325,14 @@ def test_bad_calls_get_a_sentence():
     refuses(ew.SignatureError, "names no argument", "C4", LOGITS, mask="padding")
     refuses(ew.GroupError, "no frame 'best'", "C4", LOGITS, frame="best")
     refuses(ew.SignatureError, "does not take", "C4", LOGITS, frame="whole", sharpness=3)
-    refuses(ew.SignatureError, "beside a frame object", "C4", LOGITS, frame=ew.frames.Whole(), chunk=2)
+    refuses(
+        ew.SignatureError, "beside a frame object", "C4", LOGITS, frame=ew.frames.Whole(), chunk=2
+    )
     refuses(ew.SignatureError, "between 0", "C4", LOGITS, softness=1.5)
     refuses(ew.CaptureError, "method='project'", "C4", LOGITS, method="project")
-    refuses(ew.GroupError, "infinite", "SO(2)", LOGITS, frame="whole", example=torch.randn(1, 3, 8, 8))
+    refuses(
+        ew.GroupError, "infinite", "SO(2)", LOGITS, frame="whole", example=torch.randn(1, 3, 8, 8)
+    )
     refuses(ew.CaptureError, "torch.nn.Module", "C4", model=lambda x: x)
     refuses(ew.CaptureError, "before compiling", "C4", model=torch.compile(Net()))
     refuses(ew.CaptureError, "no shape yet", "C4", LOGITS, model=nn.LazyLinear(3))
@@ -340,7 +349,7 @@ def test_bad_inputs_get_a_sentence(net, x):
         model(torch.randint(0, 255, (2, 3, 8, 8)))
     with pytest.raises(ew.SignatureError, match="tensor is expected"):
         model([x])
-    with pytest.raises(ew.SignatureError, match="does not type|not give"):
+    with pytest.raises(ew.SignatureError, match="does not type"):
         model(x, torch.ones(4))
     with pytest.raises(ew.SignatureError, match="did not give"):
         model(scale=2.0)

@@ -1,9 +1,9 @@
 """The one equation: ⟨f⟩(x) = Σ_k w_k(x) ρ_out(g_k) f(ρ_in(g_k)⁻¹ x).
 
-`average` states it; `Canonicalize` and `Restore` are its two halves as modules. Frames are folded into
-the batch axis: the model sees `[b·k, …]` once, or in chunks. Where samples have different numbers of
-elements (`measure.ragged`), only the elements that count are folded, so a batch with one symmetric
-sample costs that sample's orbit and no more.
+`average` states it; `Canonicalize` and `Restore` are its two halves as modules. Frames are folded
+into the batch axis: the model sees `[b·k, …]` once, or in chunks. Where samples have different
+numbers of elements (`measure.ragged`), only the elements that count are folded, so a batch with one
+symmetric sample costs that sample's orbit and no more.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def _rows(measure: GroupMeasure) -> _Rows:
     if measure.calls is None:
         every = torch.arange(kept.shape[0], device=kept.device)
         return _Rows(kept // k, element, weight, every, every)
-    first = measure.calls.flatten()[kept] + kept // k * k  # flat index of the element that is called
+    first = (
+        measure.calls.flatten()[kept] + kept // k * k
+    )  # flat index of the element that is called
     called = (first == kept).nonzero()[:, 0]
     place = torch.zeros(b * k, dtype=torch.long, device=kept.device)
     place = place.index_put((kept[called],), torch.arange(called.shape[0], device=kept.device))
@@ -79,15 +81,21 @@ class Canonical(NamedTuple):
 
 
 class Canonicalize(nn.Module):
-    """*x ↦ (ρ_in(g_k)⁻¹ x)_k, folded into the batch.* `mask` names the argument that marks real rows."""
+    """*x ↦ (ρ_in(g_k)⁻¹ x)_k, folded into the batch.* `mask` names the argument that marks real
+    rows.
+    """
 
     def __init__(self, group: Group, types: Mapping[str, TensorType], mask: str | None) -> None:
         super().__init__()
         self.group, self.types, self.mask = group, dict(types), mask
 
-    def forward(self, measure: GroupMeasure, inputs: tuple[Any, ...], rest: dict[str, Any]) -> Canonical:
+    def forward(
+        self, measure: GroupMeasure, inputs: tuple[Any, ...], rest: dict[str, Any]
+    ) -> Canonical:
         """Typed `inputs` in declared order and the `rest` of the call → `Canonical`."""
-        named = dict(zip((n for n, t in self.types.items() if not t.untouched), inputs, strict=True))
+        named = dict(
+            zip((n for n, t in self.types.items() if not t.untouched), inputs, strict=True)
+        )
         rows = _rows(measure) if measure.ragged else None
         first = next(iter(named))
         front = self.types[first].to_front(named[first])
@@ -96,14 +104,21 @@ class Canonicalize(nn.Module):
         hidden = rest.get(self.mask) if self.mask else None
         values = {n: self._move(self.types[n], x, measure, rows, hidden) for n, x in named.items()}
         if rows is not None or k > 1:
-            values |= {n: tree_map(lambda leaf, n=n: _follow(n, leaf, batch, k, rows), v)
-                       for n, v in rest.items()}
+            values |= {
+                n: tree_map(lambda leaf, n=n: _follow(n, leaf, batch, k, rows), v)
+                for n, v in rest.items()
+            }
         else:
             values |= rest
         return Canonical(values, measure, rows, leading, batch, k)
 
     def _move(
-        self, kind: TensorType, x: Tensor, measure: GroupMeasure, rows: _Rows | None, mask: Tensor | None
+        self,
+        kind: TensorType,
+        x: Tensor,
+        measure: GroupMeasure,
+        rows: _Rows | None,
+        mask: Tensor | None,
     ) -> Tensor:
         if kind.batch is None:  # shared by all samples, and invariant
             return x
@@ -123,13 +138,19 @@ class Canonicalize(nn.Module):
 
 
 def _follow(name: str, leaf: Any, batch: int, k: int, rows: _Rows | None) -> Any:
-    """An untyped argument beside a folded batch: per-sample tensors follow it, others are shared."""
+    """An untyped argument beside a folded batch: per-sample tensors follow it, others are shared.
+
+    Raises:
+        SignatureError: in a batch of two, integers that could be rows or pairs.
+    """
     if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != batch:
         return leaf
     if batch == 2 and leaf.ndim == 2 and not leaf.is_floating_point() and leaf.dtype != torch.bool:
         raise SignatureError(
-            f"The argument {name} has shape {list(leaf.shape)} in a batch of 2: it could be one row a "
-            f'sample or a list of pairs. Type it: "{name}: b n" for the first, "{name}: 2 e" for the '
+            f"The argument {name} has shape {list(leaf.shape)} in a batch of 2: it could be one "
+            "row a "
+            f'sample or a list of pairs. Type it: "{name}: b n" for the first, "{name}: 2 e" for '
+            "the "
             "second."
         )
     return leaf.repeat_interleave(k, 0) if rows is None else leaf[rows.sample[rows.called]]
@@ -158,11 +179,16 @@ class Restore(nn.Module):
         front = kind.to_front(kind.check(y, "the output"))
         measure, rows = canonical.measure, canonical.rows
         if single:
-            moved = kind.act(measure.elements, front.unsqueeze(1), 2).flatten(0, 1) if kind.moves else front
+            moved = (
+                kind.act(measure.elements, front.unsqueeze(1), 2).flatten(0, 1)
+                if kind.moves
+                else front
+            )
             return kind.from_front(moved, canonical.leading)
         if not y.is_floating_point() and not y.is_complex():
             raise SignatureError(
-                f"The output {str(kind)!r} is {str(y.dtype).removeprefix('torch.')}, which cannot be "
+                f"The output {str(kind)!r} is {str(y.dtype).removeprefix('torch.')}, which "
+                "cannot be "
                 "averaged: return the scores, and take the decision (argmax) after the average."
             )
         wide = torch.promote_types(y.dtype, torch.float32)
@@ -174,13 +200,17 @@ class Restore(nn.Module):
             mean = total.index_add(0, rows.sample, moved * weight)
         else:
             moved = kind.act(measure.elements, front.unflatten(0, (-1, canonical.fold)), 2).to(wide)
-            mean = torch.einsum("...k,...k->...", moved.movedim(1, -1), self._weights(moved, measure))
+            mean = torch.einsum(
+                "...k,...k->...", moved.movedim(1, -1), self._weights(moved, measure)
+            )
         return kind.from_front(mean.to(y.dtype), canonical.leading)
 
     @staticmethod
     def _weights(moved: Tensor, measure: GroupMeasure) -> Tensor:
         w = measure.weights.to(moved.dtype)
-        return w.reshape(w.shape[0], *[1] * (moved.ndim - 2), w.shape[1]).expand_as(moved.movedim(1, -1))
+        return w.reshape(w.shape[0], *[1] * (moved.ndim - 2), w.shape[1]).expand_as(
+            moved.movedim(1, -1)
+        )
 
 
 def read_inputs(types: Mapping[str, TensorType], inputs: Sequence[Any]) -> list[TypedInput]:
@@ -191,7 +221,11 @@ def read_inputs(types: Mapping[str, TensorType], inputs: Sequence[Any]) -> list[
     """
     pairs = [(n, t, x) for (n, t), x in zip(types.items(), inputs, strict=True)]
     found = [TypedInput(t, t.to_front(t.check(x, f"The input {n}"))) for n, t, x in pairs]
-    sizes = {n: x.value.shape[0] for (n, t, _), x in zip(pairs, found, strict=True) if t.batch is not None}
+    sizes = {
+        n: x.value.shape[0]
+        for (n, t, _), x in zip(pairs, found, strict=True)
+        if t.batch is not None
+    }
     if len(set(sizes.values())) > 1:
         raise SignatureError(f"The inputs disagree about the batch size: {sizes}.")
     return [x for x in found if x.type.batch is not None]

@@ -22,24 +22,26 @@ __all__ = ["Axes"]
 class Axes(Frame):
     """*e_1 along the farthest point, e_2 along the largest residual, …: Gram–Schmidt with pivots.*
 
-    `positions[b, n, d] → elements[b, 1, d, d]` for O(d) and SO(d), `[b, 1, d+1, d+1]` with the centroid
-    for E(d) and SE(d); `[b, k, …]` with zero weights where samples of the batch are tied. All typed
-    inputs count: positions, vectors and axial vectors, each scaled to its own size. The frame is the
-    same set of elements whatever the order of the points.
+    `positions[b, n, d] → elements[b, 1, d, d]` for O(d) and SO(d), `[b, 1, d+1, d+1]` with the
+    centroid for E(d) and SE(d); `[b, k, …]` with zero weights where samples of the batch are tied.
+    All typed inputs count: positions, vectors and axial vectors, each scaled to its own size. The
+    frame is the same set of elements whatever the order of the points.
 
     Degenerate: where several points could give an axis all of them do (a cube has 24 elements under
-    SO(3) and 48 under O(3): its stabiliser); planar clouds keep both signs of the normal under O(3);
-    collinear and nearly collinear clouds (residual below 1e-2) are averaged over C_m or D_m about the
-    axis, m = 8 + rank, single points over the rotations of the icosahedron (exact to rank 5; in four
-    dimensions and more, signed permutations, exact to rank 3). Not continuous: the axes jump where the
-    farthest point changes, as those of every frame of one element must (Dym et al. 2024).
-    Error: rounding of the inputs; with `ties="average"` 1e-6 relative in float32 and 1e-14 in float64,
-    also for the degenerate clouds above (tests/test_clouds.py). Two distances that differ by √ε of the
-    largest, within rounding, may be tied in one orientation and not in another.
+    SO(3) and 48 under O(3): its stabiliser); planar clouds keep both signs of the normal under
+    O(3); collinear and nearly collinear clouds (residual below 1e-2) are averaged over C_m or D_m
+    about the axis, m = 8 + rank, single points over the rotations of the icosahedron (exact to rank
+    5; in four dimensions and more, signed permutations, exact to rank 3). Not continuous: the axes
+    jump where the farthest point changes, as those of every frame of one element must (Dym et al.
+    2024).
+    Error: rounding of the inputs; with `ties="average"` 1e-6 relative in float32 and 1e-14 in
+    float64, also for the degenerate clouds above (tests/test_clouds.py). Two distances that differ
+    by √ε of the largest, within rounding, may be tied in one orientation and not in another.
     `ties="first"` never reads from the device and takes the first of tied points: exact for generic
     clouds only. A traced forward (`torch.compile`, `vmap`, `torch.export`) does the same.
 
-    Source: pivoted Gram–Schmidt as in Lin et al. 2024 (minimal frames, §4), ties by Puny et al. 2022.
+    Source: pivoted Gram–Schmidt as in Lin et al. 2024 (minimal frames, §4), ties by Puny et al.
+    2022.
     """
 
     def __init__(self, *, ties: str = "average", rank: int = 2, **options: Any) -> None:
@@ -61,10 +63,12 @@ class Axes(Frame):
         vectors: Sequence[Tensor] = (),
         axials: Sequence[Tensor] = (),
     ) -> GroupMeasure:
-        """`positions[b, n, d], mask[b, n], vectors[i][b, n_i, d], axials[j][b, n_j, d]` → the measure.
+        """`positions[b, n, d], mask[b, n], vectors[i][b, n_i, d], axials[j][b, n_j, d]` → the
+        measure.
 
         Raises:
-            GroupError: the group is none of O(d), SO(d), E(d), SE(d), or d is not that of the inputs.
+            GroupError: the group is none of O(d), SO(d), E(d), SE(d), or d is not that of the
+            inputs.
         """
         points = gather(group, positions, mask, vectors, axials)
         return self.of_cloud(group, points)
@@ -91,7 +95,7 @@ class Axes(Frame):
         )
 
     def describe(self, group: Group) -> str:
-        return "axes: 1 element a sample (the stabiliser on symmetric clouds), any order of points, exact"
+        return "axes: 1 element a sample, the stabiliser on symmetric clouds, exact"
 
 
 def _place(group: Group, rotation: Tensor, centroid: Tensor) -> Tensor:
@@ -114,11 +118,18 @@ def cloud_arguments(
     hidden = [_hide(x, mask) for x in (*positions[1:], *vectors)]
     if group.affine and len(positions) > 1:
         # one centroid for all positions: they are one set
-        masks = [mask if _fits(x, mask) else x.new_ones(x.shape[:2], dtype=torch.bool) for x in positions]
+        every = [x.new_ones(x.shape[:2], dtype=torch.bool) for x in positions]
+        pairs = zip(positions, every, strict=True)
+        masks = [e if mask is None or not _fits(x, mask) else mask.bool() for x, e in pairs]
         whole = torch.cat(masks, 1) if mask is not None else None
         joined = torch.cat(positions, 1)
         vectors = [_hide(x, mask) for x in vectors]
-        return {"positions": joined, "mask": whole, "vectors": vectors, "axials": [_hide(x, mask) for x in axials]}
+        return {
+            "positions": joined,
+            "mask": whole,
+            "vectors": vectors,
+            "axials": [_hide(x, mask) for x in axials],
+        }
     return {
         "positions": positions[0] if positions else None,
         "mask": mask if positions and _fits(positions[0], mask) else None,
@@ -133,4 +144,8 @@ def _fits(x: Tensor, mask: Tensor | None) -> bool:
 
 def _hide(x: Tensor, mask: Tensor | None) -> Tensor:
     """Rows that the mask hides are zero vectors, which decide nothing."""
-    return torch.where(mask.bool().unsqueeze(-1), x, x.new_zeros(())) if mask is not None and _fits(x, mask) else x
+    return (
+        torch.where(mask.bool().unsqueeze(-1), x, x.new_zeros(()))
+        if mask is not None and _fits(x, mask)
+        else x
+    )

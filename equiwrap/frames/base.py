@@ -17,12 +17,14 @@ __all__ = ["Frame", "GroupMeasure", "TypedInput"]
 
 
 class GroupMeasure(NamedTuple):
-    """*μ_x = Σ_k w_k(x) δ_{g_k(x)}.* `elements[b, k, m, m]`, `weights[b, k]`, each row summing to one.
+    """*μ_x = Σ_k w_k(x) δ_{g_k(x)}.* `elements[b, k, m, m]`, `weights[b, k]`, each row summing to
+    one.
 
-    A leading 1 instead of b means the same measure for every sample. `ragged` says that some weights
-    are zero because samples have different numbers of elements: these are dropped before the model is
-    called. `calls[b, k]` (with `ragged` only) names, for every element, the index k' of an element with
-    the same canonical input, so that a stabiliser's whole coset costs one call of the model.
+    A leading 1 instead of b means the same measure for every sample. `ragged` says that some
+    weights are zero because samples have different numbers of elements: these are dropped before
+    the model is called. `calls[b, k]` (with `ragged` only) names, for every element, the index k'
+    of an element with the same canonical input, so that a stabiliser's whole coset costs one call
+    of the model.
     """
 
     elements: Elements
@@ -55,7 +57,8 @@ class TypedInput(NamedTuple):
 class Frame(nn.Module, ABC):
     """*x ↦ μ_x with μ_{hx} = h_* μ_x.* Options at construction, the group at the call.
 
-    `stochastic`: one element of the measure is drawn in training, the whole measure is used in eval.
+    `stochastic`: one element of the measure is drawn in training, the whole measure is used in
+    eval.
     `chunk`: at most so many elements' worth of the batch go through the model at once.
     `detach`: no gradient flows through the choice of the frame.
     """

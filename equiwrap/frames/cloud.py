@@ -1,4 +1,6 @@
-"""The typed inputs of one call as one cloud of vectors of unit size, with what rounding did to it."""
+"""The typed inputs of one call as one cloud of vectors of unit size, with what rounding did to
+it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from ..groups.orthogonal import Euclidean, Orthogonal
 __all__ = ["Cloud", "gather"]
 
 SHRINK = 0.7  # each further set is so much smaller, so that sets do not tie with each other
-AXIAL = 0.1  # axial sets come in pairs ±w, which always tie: they decide only what nothing else does
+AXIAL = (
+    0.1  # axial sets come in pairs ±w, which always tie: they decide only what nothing else does
+)
 SILENT = 8  # a set that varies by less than so many roundings of its coordinates has no extent
 
 MARGIN, RAISE = 8.0, 16.0  # the tolerance grows by steps of RAISE, to stay MARGIN above the noise
@@ -26,9 +30,9 @@ MARGIN, RAISE = 8.0, 16.0  # the tolerance grows by steps of RAISE, to stay MARG
 class Cloud(NamedTuple):
     """`points[b, n, d]`, the largest of norm one; absent points are zero. All in the working dtype.
 
-    `centroid[b, d]` is what was subtracted from the positions; `noise[b]` the relative rounding of the
-    inputs; `tau[b]` the tolerance within which two sizes count as equal. `polar` and `axial` are the
-    slices of `points` that came from one input each, for invariants by input.
+    `centroid[b, d]` is what was subtracted from the positions; `noise[b]` the relative rounding of
+    the inputs; `tau[b]` the tolerance within which two sizes count as equal. `polar` and `axial`
+    are the slices of `points` that came from one input each, for invariants by input.
     """
 
     points: Tensor
@@ -40,8 +44,8 @@ class Cloud(NamedTuple):
 
     def rows(self, index: Tensor) -> Cloud:
         """The samples named by `index[f]`."""
-        kept = (x[index] for x in self[:4])
-        return Cloud(*kept, self.polar, self.axial)
+        p, c, n, t = (x[index] for x in (self.points, self.centroid, self.noise, self.tau))
+        return Cloud(p, c, n, t, self.polar, self.axial)
 
 
 def gather(
@@ -54,10 +58,11 @@ def gather(
     """*u = ((x − x̄)/max|x − x̄|, 0.7 v/max|v|, …, ±0.1 w/max|w|, …)*, in this order.
 
     `positions[b, n, d], mask[b, n], vectors[i][b, n_i, d], axials[j][b, n_j, d] → points[b, N, d]`.
-    Positions are centred under E(d) and SE(d) only. Scales are constants to the gradient: a frame does
-    not depend on them.
+    Positions are centred under E(d) and SE(d) only. Scales are constants to the gradient: a frame
+    does not depend on them.
     Degenerate: a set whose extent is within 8 ε of its coordinates is exactly zero.
-    Raises: GroupError, if the group is not O(d), SO(d), E(d) or SE(d), or d is not that of the inputs.
+    Raises: GroupError, if the group is not O(d), SO(d), E(d) or SE(d), or d is not that of the
+    inputs.
     """
     given = [x for x in (positions, *vectors, *axials) if x is not None]
     _check(group, given, len(axials))
@@ -65,7 +70,11 @@ def gather(
     batch, d = (given[0].shape[0] if given else 1), group.dim
     dtype = working_dtype(device)
     centroid = torch.zeros(batch, d, dtype=dtype, device=device)
-    sets, ratios, seen, polar, axial = [], [], [], [], []
+    sets: list[Tensor] = []
+    ratios: list[Tensor] = []
+    seen: list[Tensor] = []
+    polar: list[slice] = []
+    axial: list[slice] = []
     start, eps = 0, 0.0
     doubled = group.reflections
     for i, x in enumerate(given):
@@ -96,16 +105,17 @@ def gather(
 
 def _centred(x: Tensor, mask: Tensor | None, moves: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """`x[b, n, d] → centroid[b, d], x − centroid, max|x|[b]`; absent rows are zero."""
-    masked = mask is not None and mask.shape[1] == x.shape[1]
-    if masked:
+    mask = mask if mask is not None and mask.shape[1] == x.shape[1] else None
+    if mask is not None:
         x = torch.where(mask.unsqueeze(-1), x, 0.0)
     if not moves:
         return x, x, None
-    count = mask.sum(1, keepdim=True).clamp(min=1) if masked else x.shape[1]
+    count = mask.sum(1, keepdim=True).clamp(min=1) if mask is not None else x.shape[1]
     centroid = x.sum(1) / count
     reach = x.detach().square().sum(-1).amax(1).sqrt()
     x = x - centroid.unsqueeze(1)
-    return centroid, torch.where(mask.unsqueeze(-1), x, 0.0) if masked else x, reach
+    hidden = x if mask is None else torch.where(mask.unsqueeze(-1), x, 0.0)
+    return centroid, hidden, reach
 
 
 def _unit(x: Tensor, reach: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,11 +131,12 @@ def _unit(x: Tensor, reach: Tensor | None, eps: float) -> tuple[Tensor, Tensor, 
 
 
 def _tolerance(ratio: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """*noise = ε (1 + offset/extent), τ ≈ √ε*: halfway, in logarithms, from rounding to differences.
+    """*noise = ε (1 + offset/extent), τ ≈ √ε*: halfway, in logarithms, from rounding to
+    differences.
 
-    τ decides and must be the same for x and hx. The offset is not invariant under translations, hence
-    the steps: τ is √ε while that is 8 times the noise (offsets up to 360 extents in float32, 8e6 in
-    float64), then 16 √ε, and so on up to 0.1.
+    τ decides and must be the same for x and hx. The offset is not invariant under translations,
+    hence the steps: τ is √ε while that is 8 times the noise (offsets up to 360 extents in float32,
+    8e6 in float64), then 16 √ε, and so on up to 0.1.
     """
     noise = eps * (1 + ratio)
     over = (MARGIN * noise / max(eps, 1e-300) ** 0.5).clamp(min=1.0).log()
@@ -136,8 +147,10 @@ def _tolerance(ratio: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 def _check(group: Group, given: Sequence[Tensor], axials: int) -> None:
     if not isinstance(group, Orthogonal | Euclidean):
         raise GroupError(
-            f"A frame of axes was asked for {group}; axes are frames of O(d), SO(d), E(d) and SE(d). "
-            'For a finite group average over its elements (frame="whole"), and for others use samples '
+            f"A frame of axes was asked for {group}; axes are frames of O(d), SO(d), E(d) and "
+            "SE(d). "
+            'For a finite group average over its elements (frame="whole"), and for others use '
+            "samples "
             "(frame=ew.frames.Haar(8))."
         )
     wrong = [tuple(x.shape) for x in given if x.ndim != 3 or x.shape[-1] != group.dim]

@@ -57,7 +57,8 @@ def frame_for(frame: str | Frame, signature: Signature, **options: Any) -> Frame
     if isinstance(frame, Frame):
         if options:
             raise SignatureError(
-                f"{', '.join(options)} came beside a frame object: give options to the object itself, "
+                f"{', '.join(options)} came beside a frame object: give options to the object "
+                "itself, "
                 f"as in ew.frames.{type(frame).__name__}({next(iter(options))}=…)."
             )
         return frame
@@ -66,7 +67,9 @@ def frame_for(frame: str | Frame, signature: Signature, **options: Any) -> Frame
     if frame == "auto":
         fitting = [n for n, fits, _ in _DEFAULTS if fits(signature.group, grid)]
         if not fitting:
-            raise GroupError(f"No frame is known for {signature.group}: name one of {list(names())}.")
+            raise GroupError(
+                f"No frame is known for {signature.group}: name one of {list(names())}."
+            )
         name = fitting[0]
     if name not in _NAMES:
         raise GroupError(f"There is no frame {name!r}: the names are {', '.join(names())}.")

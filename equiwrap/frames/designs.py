@@ -1,8 +1,8 @@
 """Finite subgroups that integrate like the whole group: designs of SO(q) and O(q).
 
-A finite subgroup H is exact to order t when averaging over H equals averaging over the group for all
-polynomials of degree ≤ t in the matrix entries: then a tensor of rank ≤ t fixed by H is fixed by the
-whole group, and averaging ρ(g) f(g⁻¹x) over H projects as the Haar integral would.
+A finite subgroup H is exact to order t when averaging over H equals averaging over the group for
+all polynomials of degree ≤ t in the matrix entries: then a tensor of rank ≤ t fixed by H is fixed
+by the whole group, and averaging ρ(g) f(g⁻¹x) over H projects as the Haar integral would.
 
 ==================  =========================  ==================
 group               design                     exact to order
@@ -80,7 +80,8 @@ def hyperoctahedral(d: int, special: bool = False, device: Device = None) -> Ten
     """
     if d > LARGEST:
         raise GroupError(
-            f"A design for {'S' if special else ''}O({d}) was asked for, by an input without extent "
+            f"A design for {'S' if special else ''}O({d}) was asked for, by an input without "
+            "extent "
             f"in {d} dimensions; the signed permutations are listed up to {LARGEST}. "
             'Use ties="first", or give the frame inputs that span more dimensions.'
         )
@@ -90,10 +91,10 @@ def hyperoctahedral(d: int, special: bool = False, device: Device = None) -> Ten
         for sign in product((1, -1), repeat=d):
             if not special or parity * (-1) ** sign.count(-1) > 0:
                 rows.append((order, sign))
-    order = torch.tensor([r[0] for r in rows], device=device)
-    sign = torch.tensor([r[1] for r in rows], device=device, dtype=working_dtype(device))
+    place = torch.tensor([r[0] for r in rows], device=device)
+    value = torch.tensor([r[1] for r in rows], device=device, dtype=working_dtype(device))
     g = torch.zeros(len(rows), d, d, device=device, dtype=working_dtype(device))
-    return g.scatter_(2, order.unsqueeze(-1), sign.unsqueeze(-1))
+    return g.scatter_(2, place.unsqueeze(-1), value.unsqueeze(-1))
 
 
 def exactness(q: int, rank: int) -> int:
@@ -104,9 +105,9 @@ def exactness(q: int, rank: int) -> int:
 def stabilizer(q: int, special: bool, rank: int = 2, device: Device = None) -> Tensor:
     """*A design of SO(q) if `special`, of O(q) otherwise*: `[m, q, q]`, the rotations first.
 
-    With q = d it is a design for the whole group, with q < d for what fixes d − q axes. In the plane m
-    is chosen by `rank`, the highest rank of the tensors to be averaged, such that a cloud of width M
-    off the axis is averaged to M⁸.
+    With q = d it is a design for the whole group, with q < d for what fixes d − q axes. In the
+    plane m is chosen by `rank`, the highest rank of the tensors to be averaged, such that a cloud
+    of width M off the axis is averaged to M⁸.
     """
     if q == 1:
         one = torch.ones(1, 1, 1, dtype=working_dtype(device), device=device)

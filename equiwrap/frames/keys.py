@@ -24,16 +24,18 @@ _CELLS = 15  # the score reads a 15 × 15 summary (odd: no cell is cut by the ce
 class Key(Frame):
     """*μ_x uniform on {g : s(g⁻¹x) = max_h s(h⁻¹x)}, s a fixed linear score of the pooled image.*
 
-    `x[b, c, h, w] → elements[b, 1, 2, 2]`, or `[b, |G|, 2, 2]` with zero weights where a sample of the
-    batch has ties. Needs no network: s is the inner product with a fixed template without symmetry, on
-    a 15 × 15 mean-pooled copy. Finite groups on square grids of any size (C2 and D2 on any grid).
+    `x[b, c, h, w] → elements[b, 1, 2, 2]`, or `[b, |G|, 2, 2]` with zero weights where a sample of
+    the batch has ties. Needs no network: s is the inner product with a fixed template without
+    symmetry, on a 15 × 15 mean-pooled copy. Finite groups on square grids of any size (C2 and D2 on
+    any grid).
 
     `ties="average"` keeps every tied element and reads one flag from the device a forward;
     `ties="first"` takes the first, never syncs, and gives up exactness of image-valued outputs on
     symmetric images (invariant outputs stay exact there, all tied inputs being the same image).
 
     Degenerate: symmetric and constant images, whose frame is the stabiliser coset (all of G for a
-    constant image); images that are symmetric at 15 × 15 only, whose frame is larger than it need be.
+    constant image); images that are symmetric at 15 × 15 only, whose frame is larger than it need
+    be.
     Error: 0 (bit-exact input) for C1, C2, C4, D1, D2, D4 off ties; interpolation for other groups.
     Source: Kaba et al. 2023 §3 (energy canonicalisation), with ties kept as in Puny et al. 2022.
     """
@@ -98,10 +100,11 @@ def check_ties(ties: str) -> None:
 def choose(elements: Tensor, score: Tensor, scale: Tensor, ties: str) -> GroupMeasure:
     """*Uniform on the elements whose score is within a tenth of `scale` of the best.*
 
-    √ε lies halfway, in orders of magnitude, between rounding and real differences; `scale` carries it.
+    √ε lies halfway, in orders of magnitude, between rounding and real differences; `scale` carries
+    it.
 
-    `elements[|G|, m, m], score[b, |G|], scale[b] → elements[b, 1 or |G|, m, m]`. A sample whose scores
-    are not finite takes the first element.
+    `elements[|G|, m, m], score[b, |G|], scale[b] → elements[b, 1 or |G|, m, m]`. A sample whose
+    scores are not finite takes the first element.
     """
     best = score.amax(-1, keepdim=True)
     tied = score >= best - 0.1 * scale.unsqueeze(-1)  # [b, |G|]

@@ -1,8 +1,8 @@
 """Learned canonicalisation: a network scores every element of the orbit, and the best is taken.
 
-Exact by construction for any network: it scores each g⁻¹x by itself, so that turning x only permutes
-the scores. What training changes is *which* orientation wins: with the upright prior, the one in which
-the images of the training set come, so that a frozen model is shown what it knows.
+Exact by construction for any network: it scores each g⁻¹x by itself, so that turning x only
+permutes the scores. What training changes is *which* orientation wins: with the upright prior, the
+one in which the images of the training set come, so that a frozen model is shown what it knows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ __all__ = ["Learned", "UprightNet", "fit_upright"]
 
 
 class UprightNet(nn.Module):
-    """*How upright an image looks*, `x[b, c, h, w] → [b]`: a few thousand weights on a 32 × 32 copy."""
+    """*How upright an image looks*, `x[b, c, h, w] → [b]`: a few thousand weights on a 32 × 32
+    copy.
+    """
 
     def __init__(self, channels: int, width: int = 16) -> None:
         super().__init__()
@@ -43,8 +45,10 @@ class UprightNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x[b, c, h, w] → score[b]`."""
-        small = F.adaptive_avg_pool2d(x, self.size) if x.shape[-1] > self.size else F.interpolate(
-            x, self.size
+        small = (
+            F.adaptive_avg_pool2d(x, self.size)
+            if x.shape[-1] > self.size
+            else F.interpolate(x, self.size)
         )
         return self.body(small).flatten()
 
@@ -52,7 +56,8 @@ class UprightNet(nn.Module):
 class Learned(Frame):
     """*μ_x uniform on {g : e(g⁻¹x) is largest}, e a network `[b, c, h, w] → [b]`.*
 
-    `x[b, c, h, w] → elements[b, 1, 2, 2]`; `[b, |G|, 2, 2]` where a sample of the batch has ties. Costs
+    `x[b, c, h, w] → elements[b, 1, 2, 2]`; `[b, |G|, 2, 2]` where a sample of the batch has ties.
+    Costs
     |G| calls of the small network. `identity_rate` says how often the identity wins.
 
     Degenerate: symmetric images tie and are averaged over, as in `Key`.
@@ -78,7 +83,8 @@ class Learned(Frame):
         """
         if group.order is None:
             raise GroupError(
-                f"A learned energy compares the elements of a finite group, and {group} is infinite: "
+                f"A learned energy compares the elements of a finite group, and {group} is "
+                "infinite: "
                 'use a finite subgroup such as "C8".'
             )
         with torch.no_grad():
@@ -153,4 +159,3 @@ def fit_upright(
 
 def _first(item: Any) -> Tensor:
     return item if isinstance(item, Tensor) else item[0]
-

@@ -19,13 +19,14 @@ __all__ = ["PCA"]
 
 
 class PCA(Frame):
-    """*Principal axes with every choice of sign: 2^d elements of O(d), 2^(d−1) of SO(d), equal weight.*
+    """*Principal axes with every choice of sign: 2^d elements of O(d), 2^(d−1) of SO(d), equal
+    weight.*
 
-    `positions[b, n, d] → elements[b, 2^d, d, d]`, homogeneous about the centroid for E(d) and SE(d).
-    The elements carry no gradient.
+    `positions[b, n, d] → elements[b, 2^d, d, d]`, homogeneous about the centroid for E(d) and
+    SE(d). The elements carry no gradient.
 
-    Degenerate: eigenvalues of the covariance that agree within √ε of the largest (a square, a cube, a
-    line); such samples are given to `Axes`, or keep their arbitrary axes with `ties="first"`.
+    Degenerate: eigenvalues of the covariance that agree within √ε of the largest (a square, a cube,
+    a line); such samples are given to `Axes`, or keep their arbitrary axes with `ties="first"`.
     Error: about ε / gap, gap the smallest relative difference of eigenvalues.
     Source: Puny et al. 2022, §3.1.
     """
@@ -49,10 +50,12 @@ class PCA(Frame):
         vectors: Sequence[Tensor] = (),
         axials: Sequence[Tensor] = (),
     ) -> GroupMeasure:
-        """`positions[b, n, d], mask[b, n], vectors[i][b, n_i, d], axials[j][b, n_j, d]` → the measure.
+        """`positions[b, n, d], mask[b, n], vectors[i][b, n_i, d], axials[j][b, n_j, d]` → the
+        measure.
 
         Raises:
-            GroupError: the group is none of O(d), SO(d), E(d), SE(d), or d is not that of the inputs.
+            GroupError: the group is none of O(d), SO(d), E(d), SE(d), or d is not that of the
+            inputs.
         """
         points = gather(group, positions, mask, vectors, axials)
         with torch.no_grad():
@@ -86,7 +89,9 @@ def _signs(d: int, like: Tensor) -> Tensor:
 
 def _proper(rotation: Tensor) -> Tensor:
     """`[b, 2^d, d, d] → [b, 2^(d−1), d, d]`: those of determinant one."""
-    half = rotation[:, ::2]  # the last sign runs fastest: it is fixed here, and then set by the others
+    half = rotation[
+        :, ::2
+    ]  # the last sign runs fastest: it is fixed here, and then set by the others
     sign = torch.linalg.det(half).sign()
     return torch.cat([half[..., :-1], half[..., -1:] * sign[..., None, None]], -1)
 
@@ -101,7 +106,9 @@ def _mixed(measure: GroupMeasure, other: GroupMeasure, flagged: Tensor) -> Group
         return torch.cat([x, missing], 1)
 
     pad = torch.nn.functional.pad
-    weights = pad(measure.weights, (0, width - k)).index_copy(0, flagged, pad(other.weights, (0, width - m)))
+    weights = pad(measure.weights, (0, width - k)).index_copy(
+        0, flagged, pad(other.weights, (0, width - m))
+    )
     own = torch.arange(width, device=weights.device).repeat(len(weights), 1)
     theirs = own[: len(flagged)].clone()
     if other.calls is not None:

@@ -1,4 +1,6 @@
-"""Gram–Schmidt on the points of a cloud, the largest residual first: which points, and their basis."""
+"""Gram–Schmidt on the points of a cloud, the largest residual first: which points, and their
+basis.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def normalize(v: Tensor) -> Tensor:
 
 
 def complete(axes: Tensor) -> tuple[Tensor, Tensor]:
-    """*The basis vector of R^d farthest from the axes*: `axes[..., l, d] → index[...], axis[..., d]`."""
+    """*The basis vector of R^d farthest from the axes*: `axes[..., l, d] → index[...], axis[...,
+    d]`.
+    """
     d = axes.shape[-1]
     index = axes.square().sum(-2).argmin(-1)
     unit = torch.eye(d, dtype=axes.dtype, device=axes.device)[index]
@@ -39,7 +43,8 @@ def _reject(v: Tensor, axes: Tensor) -> Tensor:
 
 
 def wedge(axes: Tensor) -> Tensor:
-    """*The unit vector that makes d − 1 axes a basis of determinant 1*: `axes[..., d−1, d] → [..., d]`.
+    """*The unit vector that makes d − 1 axes a basis of determinant 1*: `axes[..., d−1, d] → [...,
+    d]`.
 
     The Hodge dual of e_1 ∧ … ∧ e_{d−1}; the cross product in three dimensions.
     """
@@ -57,24 +62,29 @@ def wedge(axes: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _exterior(d: int, k: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """*(ω ∧ e)_S = Σ_{a ∈ S} ± e_a ω_{S∖a}*: which a, which S∖a, which sign, by subset S of size k."""
+    """*(ω ∧ e)_S = Σ_{a ∈ S} ± e_a ω_{S∖a}*: which a, which S∖a, which sign, by subset S of size
+    k.
+    """
     smaller = {s: i for i, s in enumerate(combinations(range(d), k - 1))}
     subsets = list(combinations(range(d), k))
     rest = [[smaller[s[:p] + s[p + 1 :]] for p in range(k)] for s in subsets]
     sign = [[(-1) ** (k - 1 - p) for p in range(k)] for _ in subsets]
-    return tuple(torch.tensor(x, device=device) for x in (subsets, rest, sign))
+    a, b, c = (torch.tensor(x, device=device) for x in (subsets, rest, sign))
+    return a, b, c
 
 
 def basis(points: Tensor, pivots: Tensor, sign: Tensor) -> Tensor:
     """*Columns e_1, …, e_d: Gram–Schmidt of the pivots, the last with det = sign.*
 
-    `points[b, n, d], pivots[b, k, d−1], sign[b, k] → [b, k, d, d]`. A pivot n + a is the basis vector a
-    of R^d. Differentiable in the points, finite everywhere.
+    `points[b, n, d], pivots[b, k, d−1], sign[b, k] → [b, k, d, d]`. A pivot n + a is the basis
+    vector a of R^d. Differentiable in the points, finite everywhere.
     """
     b, n, d = points.shape
     k = pivots.shape[1]
     flat = pivots.clamp(max=n - 1).flatten(1).unsqueeze(-1).expand(-1, -1, d)
-    chosen = points.gather(1, flat).unflatten(1, (k, d - 1)) if d > 1 else points.new_zeros(b, k, 0, 1)
+    chosen = (
+        points.gather(1, flat).unflatten(1, (k, d - 1)) if d > 1 else points.new_zeros(b, k, 0, 1)
+    )
     eye = torch.eye(d, dtype=points.dtype, device=points.device)[(pivots - n).clamp(min=0)]
     chosen = torch.where((pivots < n).unsqueeze(-1), chosen, eye)
     axes = chosen[..., :0, :]
@@ -89,9 +99,9 @@ def basis(points: Tensor, pivots: Tensor, sign: Tensor) -> Tensor:
 def choose(cloud: Cloud, special: bool) -> tuple[Tensor, Tensor, Tensor]:
     """*i_k = argmax_i |residual of u_i after e_1 … e_{k−1}|*, in one pass without branches.
 
-    `points[b, n, d] → pivots[b, d−1], sign[b], tied[b]`: `tied` where a decision hung on less than τ
-    (another point is as far, the largest |z| is as large on both sides) or a residual on less than 1e-2.
-    Points in the same direction, duplicates for instance, are no tie.
+    `points[b, n, d] → pivots[b, d−1], sign[b], tied[b]`: `tied` where a decision hung on less than
+    τ (another point is as far, the largest |z| is as large on both sides) or a residual on less
+    than 1e-2. Points in the same direction, duplicates for instance, are no tie.
     """
     rest = cloud.points.detach().mT.contiguous()  # [b, d, n]
     b, d, n = rest.shape
@@ -112,7 +122,9 @@ def choose(cloud: Cloud, special: bool) -> tuple[Tensor, Tensor, Tensor]:
         tied = tied | rival.any(1) | (largest <= tau.clamp(min=COLLINEAR)).squeeze(-1)
         pivots.append(torch.where(some | largest.isnan(), pivot, n + spare.unsqueeze(-1)))
         axes, size = torch.cat([axes, axis.unsqueeze(1)], 1), after
-    index = torch.cat(pivots, 1) if pivots else torch.zeros(b, 0, dtype=torch.long, device=rest.device)
+    index = (
+        torch.cat(pivots, 1) if pivots else torch.zeros(b, 0, dtype=torch.long, device=rest.device)
+    )
     if special:
         return index, rest.new_ones(b), tied
     height = (cloud.points.detach() * wedge(axes).unsqueeze(1)).sum(-1)

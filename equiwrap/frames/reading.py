@@ -21,7 +21,9 @@ def batch_of(inputs: Sequence[TypedInput]) -> tuple[int, torch.device]:
     return value.shape[0], value.device
 
 
-def cloud(group: Group, inputs: Sequence[TypedInput]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def cloud(
+    group: Group, inputs: Sequence[TypedInput]
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Positions, vectors and axial vectors, each `[b, n, d]`, one for every axis that carries them.
 
     Raises:
@@ -32,8 +34,9 @@ def cloud(group: Group, inputs: Sequence[TypedInput]) -> tuple[list[Tensor], lis
         moving = [i for i, axis in enumerate(kind.inner) if kind.axis_moves(axis)]
         if len(moving) > 1:
             raise SignatureError(
-                f"The input {str(kind)!r} is a tensor of rank {len(moving)}: a frame is computed from "
-                "positions and vectors. Give such a tensor by its vectors, or use frame=\"haar\"."
+                f"The input {str(kind)!r} is a tensor of rank {len(moving)}: a frame is computed "
+                "from "
+                'positions and vectors. Give such a tensor by its vectors, or use frame="haar".'
             )
         for i in moving:
             rep = kind.representation(kind.inner[i], value.shape[i + 1])
@@ -41,14 +44,19 @@ def cloud(group: Group, inputs: Sequence[TypedInput]) -> tuple[list[Tensor], lis
                 found[letter].append(points)
     if not any(found.values()):
         raise SignatureError(
-            f"No input carries a vector or a position of {group}, so that there is nothing to compute a "
+            f"No input carries a vector or a position of {group}, so that there is nothing to "
+            "compute a "
             "frame from: type one with v or p."
         )
     return found["p"], found["v"], found["a"]
 
 
 def _points(group: Group, rep: Representation, x: Tensor) -> list[tuple[str, Tensor]]:
-    """`x[b, *rest, s]`, s carrying `rep` → the letters in it with their `[b, n, d]`."""
+    """`x[b, *rest, s]`, s carrying `rep` → the letters in it with their `[b, n, d]`.
+
+    Raises:
+        SignatureError: the axis carries a tensor of higher rank.
+    """
     known = letters(group)
     if isinstance(rep, Sum):
         pieces = x.split([part.size for part in rep.parts], -1)

@@ -1,8 +1,10 @@
-"""Clouds whose axes are not decided by one point: every tied choice is kept, and no more than those.
+"""Clouds whose axes are not decided by one point: every tied choice is kept, and no more than
+those.
 
-Choices are followed as a flat list of candidates, each a sample and the points that gave its axes. At
-every level the largest residual wins, up to τ; invariant moments of the canonical cloud then thin the
-list to what no invariant tells apart. A cloud that runs out of extent gets a design of what is left.
+Choices are followed as a flat list of candidates, each a sample and the points that gave its axes.
+At every level the largest residual wins, up to τ; invariant moments of the canonical cloud then
+thin the list to what no invariant tells apart. A cloud that runs out of extent gets a design of
+what is left.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ class _List(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Finished elements: `sample[e], pivots[e, d−1], sign[e], member[e], call[e]` (call: a row of e)."""
+    """Finished elements: `sample[e], pivots[e, d−1], sign[e], member[e], call[e]` (call: a row of
+    e).
+    """
 
     sample: Tensor
     pivots: Tensor
@@ -124,7 +128,9 @@ def _merge(now: _List, tolerance: Tensor, count: int) -> _List:
         return now
     slot, width = _slots(now.sample, count)
     flat = now.axes.flatten(1)
-    padded = torch.full((count, width, flat.shape[1]), torch.nan, dtype=flat.dtype, device=flat.device)
+    padded = torch.full(
+        (count, width, flat.shape[1]), torch.nan, dtype=flat.dtype, device=flat.device
+    )
     padded[now.sample, slot] = flat
     gap = (padded.unsqueeze(1) - padded.unsqueeze(2)).abs().amax(-1)  # [f, k, k']
     same = (gap <= tolerance[:, None, None]).tril(-1).any(-1)
@@ -144,7 +150,8 @@ def _slots(sample: Tensor, count: int) -> tuple[Tensor, int]:
 def _thin(cloud: Cloud, now: _List, last: Tensor | None) -> _List:
     """Keep, score by score, the candidates whose moments are within τ of the sample's largest.
 
-    `last[c, d]` is the axis that completes the basis; without it the moments are those along the axes.
+    `last[c, d]` is the axis that completes the basis; without it the moments are those along the
+    axes.
     """
     f = len(cloud.points)
     kept = torch.arange(len(now.sample), device=now.sample.device)
@@ -250,5 +257,7 @@ def _pad(rows: list[_Rows], table: Tensor, f: int) -> Tied:
 
 
 def elements(cloud: Cloud, tied: Tied) -> Tensor:
-    """*basis(points, pivots, sign) · table[member]*: `[f, k, d, d]`, differentiable in the points."""
+    """*basis(points, pivots, sign) · table[member]*: `[f, k, d, d]`, differentiable in the
+    points.
+    """
     return basis(cloud.points, tied.pivots, tied.sign) @ tied.table[tied.member]

@@ -18,10 +18,11 @@ __all__ = ["Haar", "Whole"]
 
 
 class Whole(Frame):
-    """*μ = (1/|G|) Σ_{g ∈ G} δ_g: the group average.* `elements[1, |G|, m, m]`, the same for every input.
+    """*μ = (1/|G|) Σ_{g ∈ G} δ_g: the group average.* `elements[1, |G|, m, m]`, the same for every
+    input.
 
-    Exact for any finite group and any model. Degenerate: nothing is. Error: the rounding of the mean,
-    2e-7 relative in float32 and 4e-16 in float64.
+    Exact for any finite group and any model. Degenerate: nothing is. Error: the rounding of the
+    mean, 2e-7 relative in float32 and 4e-16 in float64.
     """
 
     def read(
@@ -30,7 +31,9 @@ class Whole(Frame):
         batch, device = batch_of(inputs)
         return {"batch": batch, "device": device}
 
-    def forward(self, group: Group, batch: int = 1, device: torch.device | None = None) -> GroupMeasure:
+    def forward(
+        self, group: Group, batch: int = 1, device: torch.device | None = None
+    ) -> GroupMeasure:
         """`→ elements[1, |G|, m, m]`.
 
         Raises:
@@ -49,8 +52,10 @@ class Whole(Frame):
 class Haar(Frame):
     """*μ = (1/k) Σ_j δ_{g_j}, g_j independent from Haar (and about the centroid for SE, E).*
 
-    Exact only in the limit: the invariance error falls like 1/√k. In eval the k elements are fixed by
-    `seed`, so that outputs repeat; in training they are drawn anew, from `generator` if one is given.
+    Exact only in the limit: the invariance error falls like 1/√k. In eval the k elements are fixed
+    by
+    `seed`, so that outputs repeat; in training they are drawn anew, from `generator` if one is
+    given.
 
     Source: Murphy et al. 2019 (Janossy sampling), for compact groups in general.
     """
@@ -64,7 +69,7 @@ class Haar(Frame):
     def read(
         self, group: Group, inputs: Sequence[TypedInput], mask: Tensor | None
     ) -> Mapping[str, Any]:
-        batch, device = batch_of(inputs)
+        _, device = batch_of(inputs)
         positions = cloud(group, inputs)[0] if isinstance(group, Euclidean) else []
         return {"positions": positions[0] if positions else None, "mask": mask, "device": device}
 
@@ -82,7 +87,8 @@ class Haar(Frame):
         """
         if not group.compact and not isinstance(group, Euclidean):
             raise GroupError(
-                f"{group} is not compact: there is no Haar probability to sample; use its own frame."
+                f"{group} is not compact: there is no Haar probability to sample; use its own "
+                "frame."
             )
         generator = self.generator
         if not self.training:
@@ -108,9 +114,7 @@ class Haar(Frame):
 def _uniform(elements: Any) -> GroupMeasure:
     first = tree_leaves(elements)[0]
     k = first.shape[0]
-    return GroupMeasure(
-        tree_map(lambda g: g.unsqueeze(0), elements), first.new_full((1, k), 1 / k)
-    )
+    return GroupMeasure(tree_map(lambda g: g.unsqueeze(0), elements), first.new_full((1, k), 1 / k))
 
 
 def _centroid(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -73,7 +73,17 @@ class Call:
 class _Measure(nn.Module):
     """The first node: typed inputs → μ_x; one drawn element where the frame is stochastic."""
 
-    def __init__(self, frame: Frame, signature: Signature, types: dict[str, TensorType], mask: str | None, view: nn.Module) -> None:
+    frame: Frame  # both are kept off the module's registry: they belong to the wrapped model
+    view: nn.Module
+
+    def __init__(
+        self,
+        frame: Frame,
+        signature: Signature,
+        types: dict[str, TensorType],
+        mask: str | None,
+        view: nn.Module,
+    ) -> None:
         super().__init__()
         self.signature, self.mask = signature, mask
         self.types = {n: t for n, t in types.items() if not t.untouched}
@@ -97,7 +107,16 @@ class _Measure(nn.Module):
 class _Model(nn.Module):
     """The leaf: the model's own forward on folded inputs, at once or in chunks."""
 
-    def __init__(self, forward: Callable[..., Any], call: Call, signature: Signature, types: dict[str, TensorType], chunk: int | None) -> None:
+    original: Callable[..., Any]
+
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        call: Call,
+        signature: Signature,
+        types: dict[str, TensorType],
+        chunk: int | None,
+    ) -> None:
         super().__init__()
         self.call, self.signature, self.types, self.chunk = call, signature, types, chunk
         self.__dict__["original"] = forward
@@ -109,7 +128,9 @@ class _Model(nn.Module):
         size = self.chunk * max(1, canonical.batch)
         if rows <= size:
             return self._call(canonical.values)
-        parts = [self._call(self._slice(canonical.values, i, size, rows)) for i in range(0, rows, size)]
+        parts = [
+            self._call(self._slice(canonical.values, i, size, rows)) for i in range(0, rows, size)
+        ]
         leaves = zip(*[self.signature.flatten(part) for part in parts], strict=True)
         axes = [kind.batch or 0 for _, kind in self.signature.outputs]
         joined = [torch.cat(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True)]
@@ -128,7 +149,11 @@ class _Model(nn.Module):
             axis = self.types[name].batch if name in self.types else 0
             axis = 0 if name in self.types and self.types[name].untouched else axis
             follows = isinstance(leaf, Tensor) and axis is not None and leaf.ndim > axis
-            return leaf.narrow(axis, start, min(size, rows - start)) if follows and leaf.shape[axis] == rows else leaf
+            return (
+                leaf.narrow(axis, start, min(size, rows - start))
+                if follows and leaf.shape[axis] == rows
+                else leaf
+            )
 
         return {n: tree_map(lambda leaf, n=n: cut(n, leaf), v) for n, v in values.items()}
 
@@ -136,7 +161,16 @@ class _Model(nn.Module):
 class _Blend(nn.Module):
     """*F_b = ⟨F⟩ + b·(F − ⟨F⟩)*: the dial in function space."""
 
-    def __init__(self, softness: float, signature: Signature, forward: Callable[..., Any], call: Call, types: dict[str, TensorType]) -> None:
+    original: Callable[..., Any]
+
+    def __init__(
+        self,
+        softness: float,
+        signature: Signature,
+        forward: Callable[..., Any],
+        call: Call,
+        types: dict[str, TensorType],
+    ) -> None:
         super().__init__()
         self.softness, self.signature, self.call = softness, signature, call
         self.names = [n for n, t in types.items() if not t.untouched]
@@ -146,7 +180,9 @@ class _Blend(nn.Module):
         args, kwargs = self.call.split(dict(zip(self.names, inputs, strict=True)) | rest)
         plain = self.signature.flatten(self.original(*args, **kwargs))
         pairs = zip(self.signature.flatten(mean), plain, self.signature.outputs, strict=True)
-        leaves = [m if kind.untouched else torch.lerp(m, p, self.softness) for m, p, (_, kind) in pairs]
+        leaves = [
+            m if kind.untouched else torch.lerp(m, p, self.softness) for m, p, (_, kind) in pairs
+        ]
         return self.signature.unflatten(mean, leaves)
 
 
@@ -176,8 +212,8 @@ def averaged_graph(
     root.restore = Restore(signature.group, signature)
     graph = fx.Graph()
 
-    def node(target: str, name: str) -> Callable[..., fx.Proxy]:
-        def emit(*args: Any) -> fx.Proxy:
+    def node(target: str, name: str) -> Callable[..., Any]:
+        def emit(*args: Any) -> Any:
             plain = fx.node.map_aggregate(args, lambda a: a.node if isinstance(a, fx.Proxy) else a)
             return fx.Proxy(graph.create_node("call_module", target, plain, {}, name))  # type: ignore[arg-type]
 

@@ -1,4 +1,6 @@
-"""What a group is here: matrices that multiply, with generators, a Haar sampler and perhaps a list."""
+"""What a group is here: matrices that multiply, with generators, a Haar sampler and perhaps a
+list.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Elements = Any
 
 
 def working_dtype(device: Device) -> torch.dtype:
-    """float64 wherever the device has it: frames are small, their rounding is everybody's rounding."""
+    """float64 wherever the device has it: frames are small, their rounding is everybody's
+    rounding.
+    """
     return torch.float32 if torch.device(device or "cpu").type == "mps" else torch.float64
 
 

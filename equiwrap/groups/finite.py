@@ -22,8 +22,8 @@ Rows = tuple[tuple[float, ...], ...]
 class FiniteGroup(Group):
     """*The finite group of orthogonal matrices that the given matrices generate.*
 
-    `FiniteGroup("tetrahedron", [a, b])` with `a[d, d]`, `b[d, d]` (tensors, arrays or nested lists).
-    The closure is taken once, on the CPU, up to 10 000 elements.
+    `FiniteGroup("tetrahedron", [a, b])` with `a[d, d]`, `b[d, d]` (tensors, arrays or nested
+    lists). The closure is taken once, on the CPU, up to 10 000 elements.
     """
 
     label: str
@@ -91,7 +91,11 @@ def _table(matrices: tuple[Rows, ...], device: str) -> Tensor:
 
 
 def _closure(generators: Tensor, limit: int = 10_000) -> Tensor:
-    """Multiply by the generators until nothing new appears; entries are rounded to 1e-12."""
+    """Multiply by the generators until nothing new appears; entries are rounded to 1e-12.
+
+    Raises:
+        GroupError: more than `limit` elements appear.
+    """
 
     def clean(g: Tensor) -> Tensor:
         near = g.round()

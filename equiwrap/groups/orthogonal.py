@@ -116,7 +116,8 @@ class Orthogonal(Group):
 
 @dataclass(frozen=True)
 class Euclidean(Group):
-    """*E(d): x → Rx + t with R in O(d); SE(d): with R in SO(d). Homogeneous matrices [[R, t], [0, 1]].*
+    """*E(d): x → Rx + t with R in O(d); SE(d): with R in SO(d). Homogeneous matrices [[R, t], [0,
+    1]].*
 
     Not compact: `sample` draws R from Haar and t from a standard normal law.
     """

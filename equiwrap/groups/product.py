@@ -69,9 +69,7 @@ class Product(Group):
         for i, part in enumerate(parts):
             for g in part:
                 rows.append(
-                    tuple(
-                        g if j == i else f.identity(device) for j, f in enumerate(self.factors)
-                    )
+                    tuple(g if j == i else f.identity(device) for j, f in enumerate(self.factors))
                 )
         if not rows:
             rows.append(self.identity(device))
@@ -97,9 +95,7 @@ class Product(Group):
         return tuple(f.sample(count, generator=generator, device=device) for f in self.factors)
 
     def distance(self, g: Elements) -> Tensor:
-        return reduce(
-            torch.add, [f.distance(gi) for f, gi in zip(self.factors, g, strict=True)]
-        )
+        return reduce(torch.add, [f.distance(gi) for f, gi in zip(self.factors, g, strict=True)])
 
     def identity(self, device: Device = None) -> Elements:
         return tuple(f.identity(device) for f in self.factors)

@@ -1,4 +1,6 @@
-"""The model equivariance error: how far f(g x) is from ρ_out(g) f(x), with an interval and floors."""
+"""The model equivariance error: how far f(g x) is from ρ_out(g) f(x), with an interval and
+floors.
+"""
 
 from __future__ import annotations
 
@@ -56,37 +58,42 @@ def equivariance_error(
     """*sqrt( E‖f(gx) − ρ_out(g) f(x)‖² / E‖f(gx)‖² )*, pooled over inputs, elements and outputs.
 
     Every element but the identity for a group of at most 64, `elements` independent samples a call
-    otherwise. Inputs are transformed in float64 and rounded to their dtype once. The model runs as it
-    is: put it in eval mode first. The interval is that of a ratio estimator over inputs (delta method,
-    1.96 standard errors); `worst` is the largest error of one input under one element, relative to its
-    output or to the batch's mean square, whichever is larger. For a wrapped model the size compared
-    with is that of the plain model's output where the average is smaller: an average that must vanish
-    is zero up to the rounding of what cancels. `kwargs` are passed to the model untouched. `signature` defaults to that of a
-    wrapped model, then to images.
+    otherwise. Inputs are transformed in float64 and rounded to their dtype once. The model runs as
+    it is: put it in eval mode first. The interval is that of a ratio estimator over inputs (delta
+    method, 1.96 standard errors); `worst` is the largest error of one input under one element,
+    relative to its output or to the batch's mean square, whichever is larger. For a wrapped model
+    the size compared with is that of the plain model's output where the average is smaller: an
+    average that must vanish is zero up to the rounding of what cancels. `kwargs` are passed to the
+    model untouched. `signature` defaults to that of a wrapped model, then to images.
 
     Raises:
         SignatureError: there is no signature to be had, or the inputs do not fit it.
     """
     sig = signature_for(model, group, signature, inputs)
-    square, norm, worst = 0.0, 0.0, torch.zeros(())
+    square, norm, worst = torch.zeros(()), torch.zeros(()), torch.zeros(())
     count = 0
     handle = getattr(model, "equiwrap", None)
     with torch.no_grad():
-        folds = any(kind.leading(x) is not None for (_, kind), x in zip(sig.inputs, inputs, strict=False))
-        compare = handle is not None and not folds  # the plain model need not take several batch axes
-        plain = _size(sig, handle.forward(*inputs, **kwargs)) if compare else 0.0
+        folds = any(
+            kind.leading(x) is not None for (_, kind), x in zip(sig.inputs, inputs, strict=False)
+        )
+        plain = torch.zeros(())
+        if handle is not None and not folds:  # the plain model need not take several batch axes
+            plain = _size(sig, handle.forward(*inputs, **kwargs))
         for moved, expected in pairs(model, sig, inputs, elements, seed, kwargs):
             d, n = _per_sample(sig, moved, expected)
-            n = torch.maximum(n, torch.as_tensor(plain).to(n))
-            square, norm, count = square + d, norm + n, count + 1
+            n = torch.maximum(n, plain.to(n))
+            square, norm, count = square.to(d) + d, norm.to(n) + n, count + 1
             scale = torch.maximum(n, n.mean()).clamp(min=torch.finfo(n.dtype).tiny)
             worst = torch.maximum(worst.to(d), d / scale)
-    d, n = torch.as_tensor(square) / count, torch.as_tensor(norm) / count
+    d, n = square / count, norm / count
     ratio = d.sum() / n.sum().clamp(min=torch.finfo(n.dtype).tiny)
     spread = (d - ratio * n).square().sum() / max(len(d) - 1, 1) * len(d)
     half = 1.96 * spread.sqrt() / n.sum().clamp(min=torch.finfo(n.dtype).tiny)
     root = ratio.sqrt()
-    first, kind = next((x, t) for (_, t), x in zip(sig.inputs, inputs, strict=False) if not t.untouched)
+    first, kind = next(
+        (x, t) for (_, t), x in zip(sig.inputs, inputs, strict=False) if not t.untouched
+    )
     return ErrorEstimate(
         value=float(root),
         half_width=float(half / (2 * root)) if root > 0 else 0.0,
@@ -100,7 +107,10 @@ def equivariance_error(
 
 
 def signature_for(
-    model: Any, group: str | Group | None, signature: str | Signature | None, inputs: tuple[Any, ...]
+    model: Any,
+    group: str | Group | None,
+    signature: str | Signature | None,
+    inputs: tuple[Any, ...],
 ) -> Signature:
     """The signature to measure under: the one given, a wrapped model's own, or that of images.
 
@@ -132,7 +142,12 @@ def signature_for(
 
 
 def pairs(
-    model: Any, sig: Signature, inputs: tuple[Any, ...], elements: int, seed: int, kwargs: dict[str, Any]
+    model: Any,
+    sig: Signature,
+    inputs: tuple[Any, ...],
+    elements: int,
+    seed: int,
+    kwargs: dict[str, Any],
 ) -> Any:
     """Yield, element by element, (f(g x), ρ_out(g) f(x)) as lists of output leaves.
 
@@ -178,7 +193,7 @@ def _act(kind: Any, g: Elements, x: Tensor) -> Tensor:
 def _positional(sig: Signature, model: Any, inputs: tuple[Any, ...]) -> list[Any]:
     names = [name for name, _ in sig.inputs]
     if names[0] is None:
-        types = [kind for _, kind in sig.inputs]
+        types: list[Any] = [kind for _, kind in sig.inputs]
         if len(types) < len(inputs):
             types += [None] * (len(inputs) - len(types))
         if len(types) > len(inputs) and any(not t.untouched for t in types[len(inputs) :]):
@@ -204,7 +219,9 @@ def _per_sample(sig: Signature, moved: list[Any], expected: list[Any]) -> tuple[
     for (_, kind), a, b in zip(sig.outputs, moved, expected, strict=True):
         if not kind.untouched:
             wide = torch.float64 if a.device.type != "mps" else torch.float32
-            a, b = (kind.to_front(t).to(wide).reshape(kind.to_front(t).shape[0], -1) for t in (a, b))
+            a, b = (
+                kind.to_front(t).to(wide).reshape(kind.to_front(t).shape[0], -1) for t in (a, b)
+            )
             d.append((a - b).square().sum(-1))
             n.append(a.square().sum(-1))
     return torch.stack(d).sum(0), torch.stack(n).sum(0)

@@ -18,20 +18,27 @@ def dtype_floor(dtype: torch.dtype) -> float:
 
 
 def interpolation_floor(group: Group, x: Tensor, kind: TensorType) -> float:
-    """*max_g ‖g⁻¹(g x) − x‖ / ‖x‖ on the disk*: what bilinear resampling itself loses on this input.
+    """*max_g ‖g⁻¹(g x) − x‖ / ‖x‖ on the disk*: what bilinear resampling itself loses on this
+    input.
 
     0 for lattice groups and for inputs without a grid.
     """
     if not kind.grid or group.lattice:
         return 0.0
-    g = group.elements(x.device) if group.order else group.sample(16, generator=_seeded(), device=x.device)
+    g = (
+        group.elements(x.device)
+        if group.order
+        else group.sample(16, generator=_seeded(), device=x.device)
+    )
     front = kind.to_front(x).unsqueeze(1)
     there = kind.act(g.unsqueeze(0), front, 2)
     back = kind.act(group.inverse(g).unsqueeze(0), there, 2)
     size = back.shape[-1]
     inside = disk(size, back) if "h" in [a.name for a in kind.inner][-2:] else 1.0
     gap = (back - front) * inside
-    return float((gap.flatten(2).norm(dim=-1) / (front * inside).flatten(2).norm(dim=-1)).mean(0).amax())
+    return float(
+        (gap.flatten(2).norm(dim=-1) / (front * inside).flatten(2).norm(dim=-1)).mean(0).amax()
+    )
 
 
 def _seeded() -> torch.Generator:

@@ -3,8 +3,8 @@
     signature := inputs "->" outputs
     inputs    := input ("," input)*          input  := [name ":"] pattern
     outputs   := "..." | pattern ("," pattern)* | "{" name ":" pattern ("," name ":" pattern)* "}"
-    pattern   := "_" | axis+                 axis   := name | number | "..." | "(" product ")" | "(" sum ")"
-    product   := (name | number)+            sum    := product ("+" product)+
+    pattern   := "_" | axis+                 axis   := name | number | "..." | "(" product ")" | "("
+    sum ")" product   := (name | number)+            sum    := product ("+" product)+
 
 Nothing here knows a group: `types.py` gives the names their meaning.
 """
@@ -59,13 +59,15 @@ def parse_pattern(text: str) -> Pattern:
         return Pattern(None)
     if "|" in text:
         raise SignatureError(
-            f"The pattern {text!r} names a ragged batch, and this version takes padded ones: pad the "
+            f"The pattern {text!r} names a ragged batch, and this version takes padded ones: pad "
+            "the "
             'clouds to "b n p" and name the mask with mask="…".'
         )
     tokens = re.findall(rf"\([^()]*\)|{_NAME}|\d+|\.\.\.", text)
     if not tokens or re.sub(r"\s+", "", "".join(tokens)) != re.sub(r"\s+", "", text):
         raise SignatureError(
-            f"The pattern {text!r} cannot be read: it is a row of axis names separated by spaces, as "
+            f"The pattern {text!r} cannot be read: it is a row of axis names separated by "
+            "spaces, as "
             'in "b c h w" or "b n (p + v + 1)", or _ for an argument passed through untouched.'
         )
     return Pattern(tuple(_axis(token, text) for token in tokens))
@@ -78,7 +80,8 @@ def _axis(token: str, whole: str) -> Axis:
     names = [name for term in terms for name in term]
     if not all(terms) or not all(re.fullmatch(rf"{_NAME}|\d+", name) for name in names):
         raise SignatureError(
-            f"The bracket {token!r} in {whole!r} cannot be read: it holds names (copies on one axis, "
+            f"The bracket {token!r} in {whole!r} cannot be read: it holds names (copies on one "
+            "axis, "
             '"(c v)") or a sum of them ("(p + v + 1)").'
         )
     return Axis(terms, bracketed=True)
@@ -102,7 +105,9 @@ def split_signature(
     left, right = (side.strip() for side in text.split("->"))
     inputs = [_named(part) for part in _commas(left)]
     if len({name is None for name, _ in inputs}) > 1:
-        raise SignatureError(f"The inputs of {text!r} are named all or not at all: name each of them.")
+        raise SignatureError(
+            f"The inputs of {text!r} are named all or not at all: name each of them."
+        )
     if right.startswith("{"):
         outputs = [_named(part) for part in _commas(right.strip("{} "))]
         if any(name is None for name, _ in outputs):

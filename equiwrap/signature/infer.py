@@ -53,10 +53,11 @@ def trial_input(model: nn.Module) -> list[tuple[int, ...]]:
 def infer_outputs(
     signature: Signature, model: nn.Module, forward: Any, example: tuple[Any, ...] | None
 ) -> tuple[Signature, str]:
-    """*Fill in the outputs `...`*: shapes seen on a dry run → a full signature, and how it was found.
+    """*Fill in the outputs `...`*: shapes seen on a dry run → a full signature, and how it was
+    found.
 
-    Without an example the run is that of a copy on fake tensors (nothing is computed, nothing of the
-    model moves), with one it is the example itself, in eval mode.
+    Without an example the run is that of a copy on fake tensors (nothing is computed, nothing of
+    the model moves), with one it is the example itself, in eval mode.
 
     Raises:
         SignatureError: no run succeeded, or the outputs leave a choice that only the user can make.
@@ -64,7 +65,8 @@ def infer_outputs(
     kind = signature.inputs[0][1]
     if example is None and not (kind.grid and len(signature.inputs) == 1 and len(kind.axes) == 4):
         raise SignatureError(
-            f"The outputs of {str(signature)!r} are to be read off a run, and there is no example: give "
+            f"The outputs of {str(signature)!r} are to be read off a run, and there is no "
+            "example: give "
             "example=x, or write them out."
         )
     out, shape, how = _dry_run(model, forward, example)
@@ -72,7 +74,9 @@ def infer_outputs(
     return Signature(signature.group, signature.inputs, pairs, form), how
 
 
-def _dry_run(model: nn.Module, forward: Any, example: tuple[Any, ...] | None) -> tuple[Any, Any, str]:
+def _dry_run(
+    model: nn.Module, forward: Any, example: tuple[Any, ...] | None
+) -> tuple[Any, Any, str]:
     if example is not None:
         modes = {m: m.training for m in model.modules()}
         try:
@@ -119,14 +123,19 @@ def _describe(signature: Signature, out: Any, shape: torch.Size) -> tuple[str, A
     if isinstance(out, Tensor):
         return "one", ((None, _leaf(signature.group, out, shape, "the output")),)
     if isinstance(out, Mapping):
-        pairs = [(str(k), _leaf(signature.group, v, shape, str(k))) for k, v in out.items() if isinstance(v, Tensor)]
+        pairs = [
+            (str(k), _leaf(signature.group, v, shape, str(k)))
+            for k, v in out.items()
+            if isinstance(v, Tensor)
+        ]
         return "dict", tuple(pairs)
     if isinstance(out, (tuple, list)) and all(isinstance(v, Tensor) for v in out):
         return "tuple", tuple(
             (None, _leaf(signature.group, v, shape, f"output {i}")) for i, v in enumerate(out)
         )
     raise SignatureError(
-        f"The model returns a {type(out).__name__}, whose parts cannot be typed by their shapes: write "
+        f"The model returns a {type(out).__name__}, whose parts cannot be typed by their shapes: "
+        "write "
         'the outputs out, as in "b c h w -> {logits: b k}".'
     )
 
@@ -139,6 +148,8 @@ def _leaf(group: Group, y: Tensor, shape: torch.Size, what: str) -> TensorType:
     if y.ndim == 1 and y.shape[0] == shape[0]:
         return TensorType.parse("b", group)
     raise SignatureError(
-        f"{what[0].upper()}{what[1:]} has shape {list(y.shape)}, and shapes do not say how it moves: "
-        'write it out, as in "b c h w -> b t k" (invariant) or "b c h w -> b (h w) c" (a flattened grid).'
+        f"{what[0].upper()}{what[1:]} has shape {list(y.shape)}, and shapes do not say how it "
+        "moves: "
+        'write it out, as in "b c h w -> b t k" (invariant) or "b c h w -> b (h w) c" (a '
+        "flattened grid)."
     )

@@ -80,15 +80,18 @@ class Signature:
         if names[0] is None:
             if len(names) > len(parameters) and not variadic:
                 raise SignatureError(
-                    f"The signature {str(self)!r} has {len(names)} inputs and the model's forward takes "
-                    f"{len(parameters)} ({', '.join(parameters)}): one pattern for each, in call order."
+                    f"The signature {str(self)!r} has {len(names)} inputs and the model's "
+                    "forward takes "
+                    f"{len(parameters)} ({', '.join(parameters)}): one pattern for each, in call "
+                    "order."
                 )
             extra = [f"arg{i}" for i in range(len(parameters), len(names))]
             return dict(zip([*parameters, *extra], [t for _, t in self.inputs], strict=False))
         unknown = [name for name in names if name not in parameters and not variadic]
         if unknown:
             raise SignatureError(
-                f"The signature names {', '.join(map(str, unknown))}, and the model's forward takes "
+                f"The signature names {', '.join(map(str, unknown))}, and the model's forward "
+                "takes "
                 f"{', '.join(parameters)}: use these names."
             )
         return {str(name): t for name, t in self.inputs}
@@ -111,7 +114,9 @@ class Signature:
                 return [out[name] for name, _ in self.outputs]
         elif isinstance(out, (tuple, list)) and len(out) == len(self.outputs):
             return list(out)
-        found = f"a {type(out).__name__}" + (f" of {len(out)}" if isinstance(out, (tuple, list)) else "")
+        found = f"a {type(out).__name__}" + (
+            f" of {len(out)}" if isinstance(out, (tuple, list)) else ""
+        )
         raise SignatureError(
             f"The signature promises {str(self).split('->')[1].strip()!r}, and the model returned "
             f"{found}: write the outputs as they come (a tuple with commas, a dict in braces)."

@@ -19,7 +19,8 @@ __all__ = ["TensorType"]
 _RESERVED = {
     "v": "a vector",
     "p": "a position, which translations move",
-    "a": "an axial quantity, which only reflections tell from a vector (or, in the plane, a scalar)",
+    "a": "an axial quantity, which only reflections tell from a vector (or, in the plane, a "
+    "scalar)",
     "r": "the regular representation of a finite group",
     "h": "a pixel grid",
     "w": "a pixel grid",
@@ -28,7 +29,8 @@ _RESERVED = {
 
 @dataclass(frozen=True)
 class TensorType:
-    """*How one tensor moves: a product of actions on its axes.* Prints as the pattern it was read from.
+    """*How one tensor moves: a product of actions on its axes.* Prints as the pattern it was read
+    from.
 
     "Front order" below means: the batch axis (or the axes under `...`, flattened) first, the other
     axes in pattern order.
@@ -114,7 +116,8 @@ class TensorType:
                 have = sorted(known) + (["h w"] if on_grid(self.group) else [])
                 raise SignatureError(
                     f"The letter {name} in {str(self)!r} is {_RESERVED[name]}, and {self.group} "
-                    f"declares only {', '.join(have)}: use one of these, or another name for an axis "
+                    f"declares only {', '.join(have)}: use one of these, or another name for an "
+                    "axis "
                     "on which nothing happens."
                 )
         if planar and not self._grid_is_whole():
@@ -136,7 +139,9 @@ class TensorType:
         if len(flat) == 1:
             return flat[0].terms == (("h", "w"),)
         names = [axis.name for axis in self.axes]
-        return [axis.name for axis in flat] == ["h", "w"] and names.index("w") == names.index("h") + 1
+        return [axis.name for axis in flat] == ["h", "w"] and names.index("w") == names.index(
+            "h"
+        ) + 1
 
     def check(self, x: object, what: str) -> Tensor:
         """The tensor itself, if it fits.
@@ -147,7 +152,8 @@ class TensorType:
         """
         if not isinstance(x, Tensor):
             raise SignatureError(
-                f"{what} is typed {str(self)!r}, so a tensor is expected, and a {type(x).__name__} was "
+                f"{what} is typed {str(self)!r}, so a tensor is expected, and a "
+                f"{type(x).__name__} was "
                 "given: type it _ if it is to be passed through."
             )
         ellipsis = bool(self.axes) and self.axes[0].name == "..."
@@ -192,7 +198,9 @@ class TensorType:
         if "h" in names:
             check_grid(self.group, sizes[names.index("h")], sizes[names.index("w")])
             return
-        flat = next(s for a, s in zip(self.inner, sizes, strict=True) if a.bracketed and "h" in a.terms[0])
+        flat = next(
+            s for a, s in zip(self.inner, sizes, strict=True) if a.bracketed and "h" in a.terms[0]
+        )
         if isqrt(flat) ** 2 != flat:
             raise SignatureError(
                 f"(h w) has {flat} entries, which is not a square: write h w as two axes."
@@ -201,7 +209,11 @@ class TensorType:
     # -- the action -------------------------------------------------------------------------------
 
     def representation(self, axis: Axis, size: int, what: str = "the tensor") -> Representation:
-        """The representation on one axis; the one unknown name in a bracket is solved for."""
+        """The representation on one axis; the one unknown name in a bracket is solved for.
+
+        Raises:
+            SignatureError: the bracket does not fit the axis.
+        """
         known = letters(self.group)
 
         def length(name: str) -> int | None:
@@ -210,7 +222,8 @@ class TensorType:
         unknown = [(term, n) for term in axis.terms for n in term if length(n) is None]
         # lists, not generators: torch.compile traces through here
         known_terms = [[length(n) for n in term] for term in axis.terms]
-        fixed = sum([prod([n or 0 for n in term]) for term in known_terms if None not in term])
+        whole = [prod([n or 0 for n in term]) for term in known_terms if None not in term]
+        fixed = sum(whole)
         rest, solved = size - fixed, {}
         if len(unknown) == 1:
             (term, name) = unknown[0]
@@ -220,7 +233,8 @@ class TensorType:
         if (unknown and not solved) or (not unknown and rest):
             raise SignatureError(
                 f"{what} is typed {str(self)!r}: {axis} does not fit an axis of {size} entries "
-                f"({', '.join(f'{n} = {r.size}' for n, r in known.items())}; one other name at most "
+                f"({', '.join(f'{n} = {r.size}' for n, r in known.items())}; one other name at "
+                "most "
                 "can be solved for): correct the bracket or the tensor."
             )
         parts = []

@@ -14,7 +14,8 @@ __all__ = ["Config"]
 
 @dataclass(frozen=True)
 class Config:
-    """*What `equivariantize` was asked for*, by name; `ew.equivariantize(model, **config.to_dict())`.
+    """*What `equivariantize` was asked for*, by name; `ew.equivariantize(model,
+    **config.to_dict())`.
 
     `options` are the frame's (`chunk`, `ties`, `stochastic`, …). A group or frame given by value is
     kept by its printed name, which is enough to read the config and not enough to rebuild it.

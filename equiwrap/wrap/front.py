@@ -39,7 +39,8 @@ def equivariantize(
     """*⟨f⟩(x) = Σ_k w_k(x) ρ_out(g_k) f(ρ_in(g_k)⁻¹ x)*: the model, exactly equivariant.
 
     Returns a new module object that shares all state with `model` (parameters, buffers, submodules,
-    hooks, the training flag); `model` keeps its own forward. Class, keys and attributes do not move.
+    hooks, the training flag); `model` keeps its own forward. Class, keys and attributes do not
+    move.
 
     Args:
         model: any module; what its forward does is never traced.
@@ -48,13 +49,15 @@ def equivariantize(
             "b c h w -> ...", the outputs being read off a dry run.
         method: "average", the one that this version has.
         frame: a name of `ew.frames.names()`, a frame object, or "auto" (`ew.frames.defaults()`).
-        softness: b in [0, 1] for ⟨f⟩ + b·(f − ⟨f⟩), which scales the equivariance error by b exactly.
-        calibrate: unlabelled inputs in their usual orientation (a tensor or a loader): fits the upright
+        softness: b in [0, 1] for ⟨f⟩ + b·(f − ⟨f⟩), which scales the equivariance error by b
+        exactly. calibrate: unlabelled inputs in their usual orientation (a tensor or a loader):
+        fits the upright
             prior, for frozen image models.
         mask: the name of the argument that marks the real points of padded clouds, `[b, n]`.
         example: an input, or a tuple of inputs, on which the error is measured before returning.
-        tol: the error allowed on `example`; by dtype if it is None (1e-4 in float32, 1e-9 in float64).
-        options: options of the frame, such as `chunk=2`, `ties="first"`, `stochastic=True`.
+        tol: the error allowed on `example`; by dtype if it is None (1e-4 in float32, 1e-9 in
+        float64). options: options of the frame, such as `chunk=2`, `ties="first"`,
+        `stochastic=True`.
 
     Raises:
         GroupError: no such group, or no frame for it.
@@ -63,7 +66,18 @@ def equivariantize(
         EquivarianceError: the error on `example` is above `tol`.
     """
     return _wrap(
-        model, group, signature, method, frame, softness, calibrate, mask, example, tol, options, False
+        model,
+        group,
+        signature,
+        method,
+        frame,
+        softness,
+        calibrate,
+        mask,
+        example,
+        tol,
+        options,
+        False,
     )
 
 
@@ -90,7 +104,18 @@ def equivariantize_(
         EquivarianceError: as `equivariantize`; the model is then left as it was.
     """
     return _wrap(
-        model, group, signature, method, frame, softness, calibrate, mask, example, tol, options, True
+        model,
+        group,
+        signature,
+        method,
+        frame,
+        softness,
+        calibrate,
+        mask,
+        example,
+        tol,
+        options,
+        True,
     )
 
 
@@ -139,18 +164,19 @@ def _wrap(
 
 def _check_model(model: object, group: object) -> None:
     name = str(group or "C4")
+    line = f'ew.equivariantize(net, "{name}")'
     if not isinstance(model, nn.Module):
         raise CaptureError(
-            f"equivariantize takes a torch.nn.Module, and a {type(model).__name__} was given: put the "
-            "function into the forward of a module."
+            f"equivariantize takes a torch.nn.Module, and a {type(model).__name__} was given: "
+            "put the function into the forward of a module."
         )
     classes = {cls.__name__ for cls in type(model).__mro__}
     advice = {
-        "OptimizedModule": f'compiled: wrap before compiling, torch.compile(ew.equivariantize(net, "{name}"))',
-        "DistributedDataParallel": f'wrapped in DDP: wrap before DDP, DDP(ew.equivariantize(net, "{name}"))',
-        "DataParallel": f'wrapped in DataParallel: DataParallel(ew.equivariantize(net, "{name}"))',
-        "FullyShardedDataParallel": f'wrapped in FSDP: FSDP(ew.equivariantize(net, "{name}"))',
-        "FSDPModule": f'sharded by fully_shard: fully_shard(ew.equivariantize(net, "{name}"))',
+        "OptimizedModule": f"compiled: wrap before compiling, torch.compile({line})",
+        "DistributedDataParallel": f"wrapped in DDP: wrap before DDP, DDP({line})",
+        "DataParallel": f"wrapped in DataParallel: wrap before that, DataParallel({line})",
+        "FullyShardedDataParallel": f"wrapped in FSDP: wrap before FSDP, FSDP({line})",
+        "FSDPModule": f"sharded by fully_shard: wrap before sharding, fully_shard({line})",
         "ScriptModule": "scripted or traced by torch.jit: equivariantize the Python module instead",
     }
     for cls, words in advice.items():
@@ -159,17 +185,21 @@ def _check_model(model: object, group: object) -> None:
     lazy = [n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)]
     if lazy:
         raise CaptureError(
-            f"The parameters {', '.join(lazy[:3])} have no shape yet: run the model once, then wrap it."
+            f"The parameters {', '.join(lazy[:3])} have no shape yet: run the model once, then "
+            "wrap it."
         )
 
 
 def _check_method(method: str, softness: float | None) -> None:
     if method != "average":
         raise CaptureError(
-            f'method={method!r} was asked for; this version has method="average" (exact for any model).'
+            f'method={method!r} was asked for; this version has method="average" (exact for any '
+            "model)."
         )
     if softness is not None and not 0 <= softness <= 1:
-        raise SignatureError(f"softness={softness} was given; it lies between 0 (exact) and 1 (plain).")
+        raise SignatureError(
+            f"softness={softness} was given; it lies between 0 (exact) and 1 (plain)."
+        )
 
 
 def _plain(model: nn.Module) -> nn.Module:
@@ -208,10 +238,12 @@ def _signature(
 
 def _no_group(model: nn.Module) -> str:
     return (
-        f"No group was named for {type(model).__name__}, and it is no image model (its first layer with "
+        f"No group was named for {type(model).__name__}, and it is no image model (its first "
+        "layer with "
         "parameters is not a Conv2d). Say what it takes and gives, for instance one of:\n"
         '  ew.equivariantize(model, "O(3)", "b n v -> b k")          # vectors in, invariants out\n'
-        '  ew.equivariantize(model, "E(3)", "b n p -> b n p")        # positions in, positions out\n'
+        '  ew.equivariantize(model, "E(3)", "b n p -> b n p")        # positions in, positions '
+        "out\n"
         '  ew.equivariantize(model, "C4", "b c h w -> b k")          # images in, invariants out'
     )
 
@@ -219,11 +251,15 @@ def _no_group(model: nn.Module) -> str:
 def _no_signature(model: nn.Module, group: Group) -> str:
     letter = "p" if group.affine else "v"
     return (
-        f"No signature can be read off {type(model).__name__} under {group}. Say what it takes and gives, "
+        f"No signature can be read off {type(model).__name__} under {group}. Say what it takes "
+        "and gives, "
         "for instance one of:\n"
-        f'  ew.equivariantize(model, "{group}", "b n {letter} -> b k")      # a cloud in, invariants out\n'
-        f'  ew.equivariantize(model, "{group}", "b n {letter} -> b n {letter}")    # a cloud in, a cloud out\n'
-        f'  ew.equivariantize(model, "{group}", "b (n {letter}) -> b (n {letter})")  # the same, flattened'
+        f'  ew.equivariantize(model, "{group}", "b n {letter} -> b k")      # a cloud in, '
+        "invariants out\n"
+        f'  ew.equivariantize(model, "{group}", "b n {letter} -> b n {letter}")    # a cloud in, '
+        "a cloud out\n"
+        f'  ew.equivariantize(model, "{group}", "b (n {letter}) -> b (n {letter})")  # the same, '
+        "flattened"
     )
 
 
@@ -242,11 +278,17 @@ def _verify(handle: Handle, inputs: tuple[Any, ...], tol: float | None) -> None:
         model.eval()
         with torch.random.fork_rng(devices=[]):
             found = equivariance_error(model, None, *inputs)
-            before = equivariance_error(handle.forward, handle.signature.group, *inputs, signature=handle.signature)
+            before = equivariance_error(
+                handle.forward, handle.signature.group, *inputs, signature=handle.signature
+            )
     finally:
         for m, mode in modes.items():
             m.training = mode
-    allowed = tol if tol is not None else _tolerance(handle, found.floor, found.interpolation, float(before))
+    allowed = (
+        tol
+        if tol is not None
+        else _tolerance(handle, found.floor, found.interpolation, float(before))
+    )
     handle.notes += (f"On the example: error {before} before, {found} after.",)
     if not found.worst <= allowed:
         raise EquivarianceError(
@@ -269,7 +311,8 @@ def _reason(handle: Handle) -> str:
     if any(kind.grid for _, kind in handle.signature.inputs) and not group.lattice:
         return f"{group} interpolates pixels; C4 and D4 are exact, or give tol."
     return (
-        "check that the signature says how the outputs really move, and that the model repeats itself "
+        "check that the signature says how the outputs really move, and that the model repeats "
+        "itself "
         "(no randomness in eval)."
     )
 

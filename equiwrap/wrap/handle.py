@@ -1,4 +1,6 @@
-"""`model.equiwrap`: the one attribute of a wrapped model, with its report, its error and its graph."""
+"""`model.equiwrap`: the one attribute of a wrapped model, with its report, its error and its
+graph.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ class Handle:
         known = [*self.call.parameters, *self.call.keyword_only]
         if uncovered:
             raise SignatureError(
-                f"The signature {str(self.signature)!r} has {len(self.types)} inputs, and the model's "
+                f"The signature {str(self.signature)!r} has {len(self.types)} inputs, and the "
+                "model's "
                 f"forward also needs {', '.join(uncovered)}: type each of them, with _ for what is "
                 "passed through untouched."
             )
@@ -69,14 +72,19 @@ class Handle:
     # -- running ----------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The wrapped forward."""
+        """The wrapped forward.
+
+        Raises:
+            SignatureError: a typed input is missing, or a tensor is not typed.
+        """
         if not self.enabled:
             return self.forward(*args, **kwargs)
         bound = self.call.bind(args, kwargs)
         missing = [name for name in self._typed if name not in bound]
         if missing:
             raise SignatureError(
-                f"The signature {str(self.signature)!r} types {', '.join(missing)}, and the call did "
+                f"The signature {str(self.signature)!r} types {', '.join(missing)}, and the call "
+                "did "
                 "not give it."
             )
         rest = {name: value for name, value in bound.items() if name not in self._typed}
@@ -90,7 +98,8 @@ class Handle:
         loose = [n for n in loose if n != self.config.mask]
         if loose:
             raise SignatureError(
-                f"The call gives {', '.join(loose)}, which the signature {str(self.signature)!r} does "
+                f"The call gives {', '.join(loose)}, which the signature {str(self.signature)!r} "
+                "does "
                 "not type: add a pattern for it, or _ if it is to be passed through untouched."
             )
 

@@ -1,9 +1,10 @@
 """How a wrapped model stays itself: a generated subclass over the very same `__dict__`.
 
-The wrapped module m and the original are two objects of two classes with *one* attribute dictionary.
-Whatever moves in one (parameters, buffers, submodules, hooks, the training flag, plain attributes) has
-moved in the other, because there is only one of it. The subclass has the original's name; all it adds is
-a forward, and the class attribute `equiwrap`. Calls, keys, optimisers, `functional_call`, FSDP2,
+The wrapped module m and the original are two objects of two classes with *one* attribute
+dictionary. Whatever moves in one (parameters, buffers, submodules, hooks, the training flag, plain
+attributes) has moved in the other, because there is only one of it. The subclass has the original's
+name; all it adds is a forward, and the class attribute `equiwrap`. Calls, keys, optimisers,
+`functional_call`, FSDP2,
 `torch.compile` and `torch.export` meet an ordinary module.
 """
 
@@ -37,9 +38,13 @@ def original_forward(view: nn.Module) -> Any:
     own = view.__dict__.get("forward")
     if own is None:
         return view.forward
-    return own.__func__.__get__(view) if inspect.ismethod(own) and type(own.__self__) is not type(
-        view
-    ) and isinstance(own.__self__, type(view)) else own
+    return (
+        own.__func__.__get__(view)
+        if inspect.ismethod(own)
+        and type(own.__self__) is not type(view)
+        and isinstance(own.__self__, type(view))
+        else own
+    )
 
 
 def install(model: nn.Module, handle: Handle, *, in_place: bool) -> nn.Module:
@@ -56,7 +61,9 @@ def _has_state(frame: nn.Module) -> bool:
     return any(True for _ in frame.parameters()) or any(True for _ in frame.buffers())
 
 
-def _subclass(original: type[nn.Module], handle: Handle, learned: nn.Module | None) -> type[nn.Module]:
+def _subclass(
+    original: type[nn.Module], handle: Handle, learned: nn.Module | None
+) -> type[nn.Module]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return handle(*args, **kwargs)
 
@@ -118,7 +125,7 @@ def _with_child(original: type[nn.Module], learned: nn.Module) -> dict[str, Any]
     return {"_modules": property(modules), "load_state_dict": load_state_dict}
 
 
-def _rebuild(view: nn.Module, frame: nn.Module, spec: dict[str, Any]) -> nn.Module:
+def _rebuild(view: nn.Module, frame: Any, spec: dict[str, Any]) -> nn.Module:
     from .handle import Handle
 
     return Handle.from_spec(view, frame, spec)
