@@ -204,7 +204,8 @@ class Regular(Representation):
         moved = g.unsqueeze(-3) @ table  # [..., h, m, m] = g h
         gap = (moved.unsqueeze(-3) - table.unsqueeze(-4)).abs().flatten(-2).sum(-1)  # [..., h, h']
         index = gap.argmin(-1)  # g h = elements[index[h]]
-        return torch.nn.functional.one_hot(index, self.size).to(g.dtype).mT
+        row = torch.arange(self.size, device=g.device).unsqueeze(-1)
+        return (row == index.unsqueeze(-2)).to(g.dtype)  # ρ[h', h] = 1 where g h = h'
 
     def __str__(self) -> str:
         return "r"

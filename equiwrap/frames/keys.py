@@ -108,13 +108,13 @@ def choose(elements: Tensor, score: Tensor, scale: Tensor, ties: str) -> GroupMe
     """
     best = score.amax(-1, keepdim=True)
     tied = score >= best - 0.1 * scale.unsqueeze(-1)  # [b, |G|]
-    first = torch.nn.functional.one_hot(tied.to(torch.int8).argmax(-1), len(elements)).bool()
+    first = tied.to(torch.int8).argmax(-1)
+    # traced code cannot branch on data: it keeps the list, whose length is then symbolic
     compiling = torch.compiler.is_compiling()
-    single = ties == "first" or not (compiling or bool((tied.sum(-1) > 1).any()))
-    if single:
-        one = elements.index_select(0, first.to(torch.int8).argmax(-1)).unsqueeze(1)
+    if ties == "first" or not (compiling or bool((tied.sum(-1) > 1).any())):
+        one = elements.index_select(0, first).unsqueeze(1)
         return GroupMeasure(one, one.new_ones(one.shape[:2]))
-    kept = tied | first
+    kept = tied | (torch.arange(len(elements), device=tied.device) == first.unsqueeze(-1))
     weights = kept / kept.sum(-1, keepdim=True)
     every = elements.unsqueeze(0).expand(score.shape[0], *elements.shape)
     return GroupMeasure(every, weights.to(elements.dtype), ragged=True)
