@@ -148,10 +148,8 @@ def _follow(name: str, leaf: Any, batch: int, k: int, rows: _Rows | None) -> Any
     if batch == 2 and leaf.ndim == 2 and not leaf.is_floating_point() and leaf.dtype != torch.bool:
         raise SignatureError(
             f"The argument {name} has shape {list(leaf.shape)} in a batch of 2: it could be one "
-            "row a "
-            f'sample or a list of pairs. Type it: "{name}: b n" for the first, "{name}: 2 e" for '
-            "the "
-            "second."
+            f'row a sample or a list of pairs. Type it: "{name}: b n" for the first, "{name}: 2 '
+            'e" for the second.'
         )
     return leaf.repeat_interleave(k, 0) if rows is None else leaf[rows.sample[rows.called]]
 
@@ -187,9 +185,8 @@ class Restore(nn.Module):
             return kind.from_front(moved, canonical.leading)
         if not y.is_floating_point() and not y.is_complex():
             raise SignatureError(
-                f"The output {str(kind)!r} is {str(y.dtype).removeprefix('torch.')}, which "
-                "cannot be "
-                "averaged: return the scores, and take the decision (argmax) after the average."
+                f"The output {str(kind)!r} is {str(y.dtype).removeprefix('torch.')}, which cannot "
+                "be averaged: return the scores, and take the decision (argmax) after the average."
             )
         wide = torch.promote_types(y.dtype, torch.float32)
         if rows is not None:

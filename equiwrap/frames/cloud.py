@@ -148,10 +148,8 @@ def _check(group: Group, given: Sequence[Tensor], axials: int) -> None:
     if not isinstance(group, Orthogonal | Euclidean):
         raise GroupError(
             f"A frame of axes was asked for {group}; axes are frames of O(d), SO(d), E(d) and "
-            "SE(d). "
-            'For a finite group average over its elements (frame="whole"), and for others use '
-            "samples "
-            "(frame=ew.frames.Haar(8))."
+            'SE(d). For a finite group average over its elements (frame="whole"), and for others '
+            "use samples (frame=ew.frames.Haar(8))."
         )
     wrong = [tuple(x.shape) for x in given if x.ndim != 3 or x.shape[-1] != group.dim]
     if wrong:

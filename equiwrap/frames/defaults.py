@@ -58,8 +58,7 @@ def frame_for(frame: str | Frame, signature: Signature, **options: Any) -> Frame
         if options:
             raise SignatureError(
                 f"{', '.join(options)} came beside a frame object: give options to the object "
-                "itself, "
-                f"as in ew.frames.{type(frame).__name__}({next(iter(options))}=…)."
+                f"itself, as in ew.frames.{type(frame).__name__}({next(iter(options))}=…)."
             )
         return frame
     grid = any(kind.grid for _, kind in signature.inputs)

@@ -81,9 +81,8 @@ def hyperoctahedral(d: int, special: bool = False, device: Device = None) -> Ten
     if d > LARGEST:
         raise GroupError(
             f"A design for {'S' if special else ''}O({d}) was asked for, by an input without "
-            "extent "
-            f"in {d} dimensions; the signed permutations are listed up to {LARGEST}. "
-            'Use ties="first", or give the frame inputs that span more dimensions.'
+            f"extent in {d} dimensions; the signed permutations are listed up to {LARGEST}. Use "
+            'ties="first", or give the frame inputs that span more dimensions.'
         )
     rows = []
     for order in permutations(range(d)):

@@ -84,7 +84,8 @@ class Key(Frame):
         return total, scale
 
     def describe(self, group: Group) -> str:
-        return f"key: 1 element a sample (at most {group.order} on ties), no network, exact"
+        how = "exact" if group.lattice else "up to interpolation"
+        return f"key: 1 element a sample (at most {group.order} on ties), no network, {how}"
 
 
 def check_ties(ties: str) -> None:

@@ -84,8 +84,7 @@ class Learned(Frame):
         if group.order is None:
             raise GroupError(
                 f"A learned energy compares the elements of a finite group, and {group} is "
-                "infinite: "
-                'use a finite subgroup such as "C8".'
+                'infinite: use a finite subgroup such as "C8".'
             )
         with torch.no_grad():
             score = self.energies(group, images)

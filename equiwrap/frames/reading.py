@@ -35,8 +35,8 @@ def cloud(
         if len(moving) > 1:
             raise SignatureError(
                 f"The input {str(kind)!r} is a tensor of rank {len(moving)}: a frame is computed "
-                "from "
-                'positions and vectors. Give such a tensor by its vectors, or use frame="haar".'
+                "from positions and vectors. Give such a tensor by its vectors, or use "
+                'frame="haar".'
             )
         for i in moving:
             rep = kind.representation(kind.inner[i], value.shape[i + 1])
@@ -45,8 +45,7 @@ def cloud(
     if not any(found.values()):
         raise SignatureError(
             f"No input carries a vector or a position of {group}, so that there is nothing to "
-            "compute a "
-            "frame from: type one with v or p."
+            "compute a frame from: type one with v or p."
         )
     return found["p"], found["v"], found["a"]
 

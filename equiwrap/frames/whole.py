@@ -46,7 +46,8 @@ class Whole(Frame):
         return group.order or 1
 
     def describe(self, group: Group) -> str:
-        return f"whole: all {group.order} elements in every call, exact"
+        how = "exact" if group.lattice else "exact but for the interpolation of pixels"
+        return f"whole: all {group.order} elements in every call, {how}"
 
 
 class Haar(Frame):

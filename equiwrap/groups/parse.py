@@ -59,6 +59,6 @@ def _parse_one(part: str, whole: str) -> Group:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise GroupError(
         f"There is no group {whole!r}. The names are {', '.join(families())} with any number, and "
-        f'products such as "C4 x C2"; a group of your own is a value, '
-        f"ew.groups.FiniteGroup(name, matrices).{hint}"
+        'products such as "C4 x C2"; a group of your own is a value, ew.groups.FiniteGroup(name, '
+        f"matrices).{hint}"
     )

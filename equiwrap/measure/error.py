@@ -38,8 +38,8 @@ class ErrorEstimate:
             floor += f", interpolation {self.interpolation:.1e}"
         digits = ".3f" if self.value >= 0.01 else ".1e"
         return (
-            f"{self.value:{digits}} ± {self.half_width:{digits}} (relative, pooled, {self.samples} "
-            f"inputs × {self.elements} elements; {floor})"
+            f"{self.value:{digits}} ± {self.half_width:{digits}} (relative, pooled, "
+            f"{self.samples} inputs × {self.elements} elements; {floor})"
         )
 
     def __float__(self) -> float:

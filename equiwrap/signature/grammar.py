@@ -60,15 +60,13 @@ def parse_pattern(text: str) -> Pattern:
     if "|" in text:
         raise SignatureError(
             f"The pattern {text!r} names a ragged batch, and this version takes padded ones: pad "
-            "the "
-            'clouds to "b n p" and name the mask with mask="…".'
+            'the clouds to "b n p" and name the mask with mask="…".'
         )
     tokens = re.findall(rf"\([^()]*\)|{_NAME}|\d+|\.\.\.", text)
     if not tokens or re.sub(r"\s+", "", "".join(tokens)) != re.sub(r"\s+", "", text):
         raise SignatureError(
-            f"The pattern {text!r} cannot be read: it is a row of axis names separated by "
-            "spaces, as "
-            'in "b c h w" or "b n (p + v + 1)", or _ for an argument passed through untouched.'
+            f"The pattern {text!r} cannot be read: it is a row of axis names separated by spaces, "
+            'as in "b c h w" or "b n (p + v + 1)", or _ for an argument passed through untouched.'
         )
     return Pattern(tuple(_axis(token, text) for token in tokens))
 
@@ -81,8 +79,7 @@ def _axis(token: str, whole: str) -> Axis:
     if not all(terms) or not all(re.fullmatch(rf"{_NAME}|\d+", name) for name in names):
         raise SignatureError(
             f"The bracket {token!r} in {whole!r} cannot be read: it holds names (copies on one "
-            "axis, "
-            '"(c v)") or a sum of them ("(p + v + 1)").'
+            'axis, "(c v)") or a sum of them ("(p + v + 1)").'
         )
     return Axis(terms, bracketed=True)
 
@@ -97,8 +94,8 @@ def split_signature(
     """
     if not isinstance(text, str) or text.count("->") != 1:
         raise SignatureError(
-            f"The signature {text!r} needs one arrow between inputs and outputs, as in "
-            '"b c h w -> b k" or "b n p, b n v -> b n p".'
+            f'The signature {text!r} needs one arrow between inputs and outputs, as in "b c h w '
+            '-> b k" or "b n p, b n v -> b n p".'
         )
     if text.count("(") != text.count(")") or text.count("{") != text.count("}"):
         raise SignatureError(f"The signature {text!r} has a bracket that is not closed.")

@@ -66,8 +66,7 @@ def infer_outputs(
     if example is None and not (kind.grid and len(signature.inputs) == 1 and len(kind.axes) == 4):
         raise SignatureError(
             f"The outputs of {str(signature)!r} are to be read off a run, and there is no "
-            "example: give "
-            "example=x, or write them out."
+            "example: give example=x, or write them out."
         )
     out, shape, how = _dry_run(model, forward, example)
     form, pairs = _describe(signature, out, shape)
@@ -97,9 +96,8 @@ def _dry_run(
             side = "×".join(map(str, shape[1:]))
             return out, torch.Size(shape), f"read off a dry run at {side}"
     raise SignatureError(
-        "The outputs could not be read off a dry run "
-        f"({'; '.join(reasons)}): give example=x, or write them out, as in "
-        '"b c h w -> b k".'
+        f"The outputs could not be read off a dry run ({'; '.join(reasons)}): give example=x, or "
+        'write them out, as in "b c h w -> b k".'
     )
 
 
@@ -149,7 +147,6 @@ def _leaf(group: Group, y: Tensor, shape: torch.Size, what: str) -> TensorType:
         return TensorType.parse("b", group)
     raise SignatureError(
         f"{what[0].upper()}{what[1:]} has shape {list(y.shape)}, and shapes do not say how it "
-        "moves: "
-        'write it out, as in "b c h w -> b t k" (invariant) or "b c h w -> b (h w) c" (a '
+        'moves: write it out, as in "b c h w -> b t k" (invariant) or "b c h w -> b (h w) c" (a '
         "flattened grid)."
     )

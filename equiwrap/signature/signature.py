@@ -48,8 +48,8 @@ class Signature:
         for name, t in (*found.inputs, *found.outputs):
             if not t.untouched and t.batch is None and (t.moves or (name, t) in found.outputs):
                 raise SignatureError(
-                    f"{str(t)!r} in {text!r} has no batch axis: frames are folded into b, so write "
-                    'b (or a leading "...") where the batch is.'
+                    f"{str(t)!r} in {text!r} has no batch axis: frames are folded into b, so "
+                    'write b (or a leading "...") where the batch is.'
                 )
         return found
 
@@ -80,10 +80,9 @@ class Signature:
         if names[0] is None:
             if len(names) > len(parameters) and not variadic:
                 raise SignatureError(
-                    f"The signature {str(self)!r} has {len(names)} inputs and the model's "
-                    "forward takes "
-                    f"{len(parameters)} ({', '.join(parameters)}): one pattern for each, in call "
-                    "order."
+                    f"The signature {str(self)!r} has {len(names)} inputs and the model's forward "
+                    f"takes {len(parameters)} ({', '.join(parameters)}): one pattern for each, in "
+                    "call order."
                 )
             extra = [f"arg{i}" for i in range(len(parameters), len(names))]
             return dict(zip([*parameters, *extra], [t for _, t in self.inputs], strict=False))
@@ -91,8 +90,7 @@ class Signature:
         if unknown:
             raise SignatureError(
                 f"The signature names {', '.join(map(str, unknown))}, and the model's forward "
-                "takes "
-                f"{', '.join(parameters)}: use these names."
+                f"takes {', '.join(parameters)}: use these names."
             )
         return {str(name): t for name, t in self.inputs}
 

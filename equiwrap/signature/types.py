@@ -117,8 +117,7 @@ class TensorType:
                 raise SignatureError(
                     f"The letter {name} in {str(self)!r} is {_RESERVED[name]}, and {self.group} "
                     f"declares only {', '.join(have)}: use one of these, or another name for an "
-                    "axis "
-                    "on which nothing happens."
+                    "axis on which nothing happens."
                 )
         if planar and not self._grid_is_whole():
             raise SignatureError(
@@ -153,8 +152,7 @@ class TensorType:
         if not isinstance(x, Tensor):
             raise SignatureError(
                 f"{what} is typed {str(self)!r}, so a tensor is expected, and a "
-                f"{type(x).__name__} was "
-                "given: type it _ if it is to be passed through."
+                f"{type(x).__name__} was given: type it _ if it is to be passed through."
             )
         ellipsis = bool(self.axes) and self.axes[0].name == "..."
         wanted = len(self.axes) - ellipsis
@@ -166,8 +164,8 @@ class TensorType:
         if self.moves and not x.is_floating_point():
             raise SignatureError(
                 f"{what} is typed {str(self)!r}, which {self.group} moves, so real floating-point "
-                f"numbers are needed, and {str(x.dtype).removeprefix('torch.')} was given: convert "
-                "it (x.float()), or use plain axis names if it is invariant."
+                f"numbers are needed, and {str(x.dtype).removeprefix('torch.')} was given: "
+                "convert it (x.float()), or use plain axis names if it is invariant."
             )
         sizes = x.shape[x.ndim - len(self.inner) :] if ellipsis else self._drop_batch(x.shape)
         for axis, size in zip(self.inner, sizes, strict=True):
@@ -234,8 +232,7 @@ class TensorType:
             raise SignatureError(
                 f"{what} is typed {str(self)!r}: {axis} does not fit an axis of {size} entries "
                 f"({', '.join(f'{n} = {r.size}' for n, r in known.items())}; one other name at "
-                "most "
-                "can be solved for): correct the bracket or the tensor."
+                "most can be solved for): correct the bracket or the tensor."
             )
         parts = []
         for term in axis.terms:

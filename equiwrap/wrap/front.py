@@ -18,6 +18,7 @@ from ..signature import Signature, infer_outputs, looks_like_images
 from .config import Config
 from .handle import Handle
 from .install import PREFIX, install, original_forward, view_of
+from .words import check_method, check_model, interpolation, no_group, no_signature, reason
 
 __all__ = ["disabled", "equivariantize", "equivariantize_", "unwrap"]
 
@@ -133,8 +134,8 @@ def _wrap(
     options: dict[str, Any],
     in_place: bool,
 ) -> nn.Module:
-    _check_model(model, group)
-    _check_method(method, softness)
+    check_model(model, group)
+    check_method(method, softness)
     model = _plain(model)
     view = view_of(model, type(model)) if in_place else model
     inputs = None if example is None else example if isinstance(example, tuple) else (example,)
@@ -149,7 +150,7 @@ def _wrap(
         mask=mask,
         options={k: v for k, v in options.items() if isinstance(v, (bool, int, float, str))},
     )
-    handle = Handle(view, chosen, sig, config, notes)
+    handle = Handle(view, chosen, sig, config, notes + interpolation(sig, inputs))
     handle.in_place = in_place
     handle.module = install(model, handle, in_place=in_place)
     if inputs is not None:
@@ -160,46 +161,6 @@ def _wrap(
                 model.__class__ = type(view)
             raise
     return handle.module
-
-
-def _check_model(model: object, group: object) -> None:
-    name = str(group or "C4")
-    line = f'ew.equivariantize(net, "{name}")'
-    if not isinstance(model, nn.Module):
-        raise CaptureError(
-            f"equivariantize takes a torch.nn.Module, and a {type(model).__name__} was given: "
-            "put the function into the forward of a module."
-        )
-    classes = {cls.__name__ for cls in type(model).__mro__}
-    advice = {
-        "OptimizedModule": f"compiled: wrap before compiling, torch.compile({line})",
-        "DistributedDataParallel": f"wrapped in DDP: wrap before DDP, DDP({line})",
-        "DataParallel": f"wrapped in DataParallel: wrap before that, DataParallel({line})",
-        "FullyShardedDataParallel": f"wrapped in FSDP: wrap before FSDP, FSDP({line})",
-        "FSDPModule": f"sharded by fully_shard: wrap before sharding, fully_shard({line})",
-        "ScriptModule": "scripted or traced by torch.jit: equivariantize the Python module instead",
-    }
-    for cls, words in advice.items():
-        if cls in classes:
-            raise CaptureError(f"The model is already {words}.")
-    lazy = [n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)]
-    if lazy:
-        raise CaptureError(
-            f"The parameters {', '.join(lazy[:3])} have no shape yet: run the model once, then "
-            "wrap it."
-        )
-
-
-def _check_method(method: str, softness: float | None) -> None:
-    if method != "average":
-        raise CaptureError(
-            f'method={method!r} was asked for; this version has method="average" (exact for any '
-            "model)."
-        )
-    if softness is not None and not 0 <= softness <= 1:
-        raise SignatureError(
-            f"softness={softness} was given; it lies between 0 (exact) and 1 (plain)."
-        )
 
 
 def _plain(model: nn.Module) -> nn.Module:
@@ -222,45 +183,18 @@ def _signature(
 ) -> tuple[Signature, tuple[str, ...]]:
     images = looks_like_images(model)
     if group is None and not images:
-        raise SignatureError(_no_group(model))
+        raise SignatureError(no_group(model))
     group = parse_group("C4" if group is None else group)
     if isinstance(signature, Signature):
         found = signature
     else:
         if signature is None and not (images and group.dim == 2):
-            raise SignatureError(_no_signature(model, group))
+            raise SignatureError(no_signature(model, group))
         found = Signature.parse(signature or "b c h w -> ...", group)
     if found.form != "infer":
         return found, ()
     full, how = infer_outputs(found, model, forward, example)
     return full, (f"The outputs were {how}: {str(full).split('->')[1].strip()}.",)
-
-
-def _no_group(model: nn.Module) -> str:
-    return (
-        f"No group was named for {type(model).__name__}, and it is no image model (its first "
-        "layer with "
-        "parameters is not a Conv2d). Say what it takes and gives, for instance one of:\n"
-        '  ew.equivariantize(model, "O(3)", "b n v -> b k")          # vectors in, invariants out\n'
-        '  ew.equivariantize(model, "E(3)", "b n p -> b n p")        # positions in, positions '
-        "out\n"
-        '  ew.equivariantize(model, "C4", "b c h w -> b k")          # images in, invariants out'
-    )
-
-
-def _no_signature(model: nn.Module, group: Group) -> str:
-    letter = "p" if group.affine else "v"
-    return (
-        f"No signature can be read off {type(model).__name__} under {group}. Say what it takes "
-        "and gives, "
-        "for instance one of:\n"
-        f'  ew.equivariantize(model, "{group}", "b n {letter} -> b k")      # a cloud in, '
-        "invariants out\n"
-        f'  ew.equivariantize(model, "{group}", "b n {letter} -> b n {letter}")    # a cloud in, '
-        "a cloud out\n"
-        f'  ew.equivariantize(model, "{group}", "b (n {letter}) -> b (n {letter})")  # the same, '
-        "flattened"
-    )
 
 
 def _frame(sig: Signature, frame: str | Frame, calibrate: Any, options: dict[str, Any]) -> Frame:
@@ -293,7 +227,7 @@ def _verify(handle: Handle, inputs: tuple[Any, ...], tol: float | None) -> None:
     if not found.worst <= allowed:
         raise EquivarianceError(
             f"The error on the example is {found.worst:.1e} at input {found.worst_input}, and "
-            f"{allowed:.0e} was allowed ({found}): {_reason(handle)}"
+            f"{allowed:.0e} was allowed ({found}): {reason(handle.signature, handle.config.frame)}"
         )
 
 
@@ -302,19 +236,6 @@ def _tolerance(handle: Handle, floor: float, interpolation: float, before: float
     if handle.config.softness:
         limit += 2 * handle.config.softness * before
     return limit + (10 * interpolation if interpolation else 0.0)
-
-
-def _reason(handle: Handle) -> str:
-    group, frame = handle.signature.group, handle.config.frame
-    if frame == "haar":
-        return "Haar samples are exact only in the limit; use an exact frame, or give tol."
-    if any(kind.grid for _, kind in handle.signature.inputs) and not group.lattice:
-        return f"{group} interpolates pixels; C4 and D4 are exact, or give tol."
-    return (
-        "check that the signature says how the outputs really move, and that the model repeats "
-        "itself "
-        "(no randomness in eval)."
-    )
 
 
 def unwrap(model: nn.Module) -> nn.Module:

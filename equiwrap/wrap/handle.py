@@ -58,9 +58,8 @@ class Handle:
         if uncovered:
             raise SignatureError(
                 f"The signature {str(self.signature)!r} has {len(self.types)} inputs, and the "
-                "model's "
-                f"forward also needs {', '.join(uncovered)}: type each of them, with _ for what is "
-                "passed through untouched."
+                f"model's forward also needs {', '.join(uncovered)}: type each of them, with _ "
+                "for what is passed through untouched."
             )
         mask = self.config.mask
         if mask is not None and mask not in known and not self.call.open:
@@ -84,8 +83,7 @@ class Handle:
         if missing:
             raise SignatureError(
                 f"The signature {str(self.signature)!r} types {', '.join(missing)}, and the call "
-                "did "
-                "not give it."
+                "did not give it."
             )
         rest = {name: value for name, value in bound.items() if name not in self._typed}
         self._check_rest(rest)
@@ -99,8 +97,8 @@ class Handle:
         if loose:
             raise SignatureError(
                 f"The call gives {', '.join(loose)}, which the signature {str(self.signature)!r} "
-                "does "
-                "not type: add a pattern for it, or _ if it is to be passed through untouched."
+                "does not type: add a pattern for it, or _ if it is to be passed through "
+                "untouched."
             )
 
     # -- reading ----------------------------------------------------------------------------------

@@ -38,25 +38,16 @@ class Report:
         """Gather what can be said without running the model."""
         group, k = signature.group, frame.calls(signature.group)
         said = list(notes)
-        if any(kind.grid for _, kind in signature.inputs):
-            if not group.lattice:
-                said.append(
-                    f"{group} turns pixels off their lattice: such elements are interpolated "
-                    "inside "
-                    "the disk, and the result is exact up to the interpolation floor only."
-                )
-            if not isinstance(frame, Learned):
-                said.append(
-                    "A frozen model that has only seen upright images meets turned ones here, "
-                    "and may "
-                    "lose its accuracy: give calibrate=images (unlabelled, as they come) to fit an "
-                    "upright prior, or train the wrapped model."
-                )
+        if any(kind.grid for _, kind in signature.inputs) and not isinstance(frame, Learned):
+            said.append(
+                "A frozen model that has only seen upright images meets turned ones here, and may "
+                "lose its accuracy: give calibrate=images (unlabelled, as they come) to fit an "
+                "upright prior, or train the wrapped model."
+            )
         if k > 1 and any(isinstance(m, _NORMS) for m in model.modules()):
             said.append(
                 "Batch normalisation in training mode sees all elements in one batch: its "
-                "statistics "
-                "are those of the orbit."
+                "statistics are those of the orbit."
             )
         if config.softness is not None:
             said.append(

@@ -1,0 +1,137 @@
+"""What is refused, what is pointed out, and in which words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CaptureError, SignatureError
+from ..groups import Group
+from ..measure import interpolation_floor
+from ..signature import Signature, TensorType
+
+__all__ = [
+    "check_method",
+    "check_model",
+    "interpolation",
+    "no_group",
+    "no_signature",
+    "reason",
+]
+
+
+def check_model(model: object, group: object) -> None:
+    """Nothing, or a sentence.
+
+    Raises:
+        CaptureError: no module, or one that is compiled, scripted, sharded or not initialised.
+    """
+    name = str(group or "C4")
+    line = f'ew.equivariantize(net, "{name}")'
+    if not isinstance(model, nn.Module):
+        raise CaptureError(
+            f"equivariantize takes a torch.nn.Module, and a {type(model).__name__} was given: put "
+            "the function into the forward of a module."
+        )
+    classes = {cls.__name__ for cls in type(model).__mro__}
+    advice = {
+        "OptimizedModule": f"compiled: wrap before compiling, torch.compile({line})",
+        "DistributedDataParallel": f"wrapped in DDP: wrap before DDP, DDP({line})",
+        "DataParallel": f"wrapped in DataParallel: wrap before that, DataParallel({line})",
+        "FullyShardedDataParallel": f"wrapped in FSDP: wrap before FSDP, FSDP({line})",
+        "FSDPModule": f"sharded by fully_shard: wrap before sharding, fully_shard({line})",
+        "ScriptModule": "scripted or traced by torch.jit: equivariantize the Python module instead",
+    }
+    for cls, words in advice.items():
+        if cls in classes:
+            raise CaptureError(f"The model is already {words}.")
+    lazy = [n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)]
+    if lazy:
+        raise CaptureError(
+            f"The parameters {', '.join(lazy[:3])} have no shape yet: run the model once, then "
+            "wrap it."
+        )
+
+
+def check_method(method: str, softness: float | None) -> None:
+    """Nothing, or a sentence.
+
+    Raises:
+        CaptureError: a method that this version does not have.
+        SignatureError: a softness outside [0, 1].
+    """
+    if method != "average":
+        raise CaptureError(
+            f'method={method!r} was asked for; this version has method="average" (exact for any '
+            "model)."
+        )
+    if softness is not None and not 0 <= softness <= 1:
+        raise SignatureError(
+            f"softness={softness} was given; it lies between 0 (exact) and 1 (plain)."
+        )
+
+
+def no_group(model: nn.Module) -> str:
+    """No group was named and the model does not look like images."""
+    return (
+        f"No group was named for {type(model).__name__}, and it is no image model (its first "
+        "layer with "
+        "parameters is not a Conv2d). Say what it takes and gives, for instance one of:\n"
+        '  ew.equivariantize(model, "O(3)", "b n v -> b k")          # vectors in, invariants out\n'
+        '  ew.equivariantize(model, "E(3)", "b n p -> b n p")        # positions in, positions '
+        "out\n"
+        '  ew.equivariantize(model, "C4", "b c h w -> b k")          # images in, invariants out'
+    )
+
+
+def no_signature(model: nn.Module, group: Group) -> str:
+    """A group was named, and no signature can be read off the model."""
+    letter = "p" if group.affine else "v"
+    return (
+        f"No signature can be read off {type(model).__name__} under {group}. Say what it takes "
+        "and gives, "
+        "for instance one of:\n"
+        f'  ew.equivariantize(model, "{group}", "b n {letter} -> b k")      # a cloud in, '
+        "invariants out\n"
+        f'  ew.equivariantize(model, "{group}", "b n {letter} -> b n {letter}")    # a cloud in, '
+        "a cloud out\n"
+        f'  ew.equivariantize(model, "{group}", "b (n {letter}) -> b (n {letter})")  # the same, '
+        "flattened"
+    )
+
+
+def interpolation(sig: Signature, example: tuple[Any, ...] | None) -> tuple[str, ...]:
+    """The sentence for groups that turn pixels off their lattice, with the floor it costs."""
+    turning = [i for i, (_, kind) in enumerate(sig.inputs) if kind.grid]
+    if not turning or sig.group.lattice:
+        return ()
+    kind = sig.inputs[turning[0]][1]
+    if example is not None and len(example) > turning[0]:
+        floor, where = interpolation_floor(sig.group, example[turning[0]], kind), "this input"
+    else:
+        side, plain = 64, TensorType.parse("b c h w", sig.group)
+        r = torch.linspace(-1, 1, side)
+        waves = [torch.sin(k * (r + 0.3 * r.unsqueeze(-1)) + k * k) / k for k in range(2, 20, 3)]
+        image = torch.stack(waves).sum(0)[None, None]
+        floor, where = interpolation_floor(sig.group, image, plain), "a smooth 64×64 image"
+    name = str(sig.group)
+    what = f"{360 / int(name[1:]):g}° elements" if name[1:].isdigit() else "Elements"
+    return (
+        f"{what} are interpolated inside the disk: the result is exact up to the interpolation "
+        f"floor only, {floor:.1e} on {where}.",
+    )
+
+
+def reason(signature: Signature, frame: str) -> str:
+    """Why a measured error can be above its tolerance."""
+    group = signature.group
+    if frame == "haar":
+        return "Haar samples are exact only in the limit; use an exact frame, or give tol."
+    if any(kind.grid for _, kind in signature.inputs) and not group.lattice:
+        return f"{group} interpolates pixels; C4 and D4 are exact, or give tol."
+    return (
+        "check that the signature says how the outputs really move, and that the model repeats "
+        "itself (no randomness in eval)."
+    )
