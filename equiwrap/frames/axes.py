@@ -67,8 +67,7 @@ class Axes(Frame):
         measure.
 
         Raises:
-            GroupError: the group is none of O(d), SO(d), E(d), SE(d), or d is not that of the
-            inputs.
+            GroupError: the group is none of O(d), SO(d), E(d), SE(d), or the inputs' d differs.
         """
         points = gather(group, positions, mask, vectors, axials)
         return self.of_cloud(group, points)

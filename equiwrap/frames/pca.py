@@ -54,8 +54,7 @@ class PCA(Frame):
         measure.
 
         Raises:
-            GroupError: the group is none of O(d), SO(d), E(d), SE(d), or d is not that of the
-            inputs.
+            GroupError: the group is none of O(d), SO(d), E(d), SE(d), or the inputs' d differs.
         """
         points = gather(group, positions, mask, vectors, axials)
         with torch.no_grad():

@@ -46,19 +46,17 @@ def equivariantize(
     Args:
         model: any module; what its forward does is never traced.
         group: "C4", "D4", "SO(3)", "E(3)", … or a value of `ew.groups`. C4 for image models.
-        signature: how inputs and outputs transform, as in "b n p, b n v -> b n p". For image models
-            "b c h w -> ...", the outputs being read off a dry run.
+        signature: how inputs and outputs transform, as in "b n p, b n v -> b n p". For image
+            models "b c h w -> ...", the outputs being read off a dry run.
         method: "average", the one that this version has.
         frame: a name of `ew.frames.names()`, a frame object, or "auto" (`ew.frames.defaults()`).
-        softness: b in [0, 1] for ⟨f⟩ + b·(f − ⟨f⟩), which scales the equivariance error by b
-        exactly. calibrate: unlabelled inputs in their usual orientation (a tensor or a loader):
-        fits the upright
-            prior, for frozen image models.
+        softness: b in [0, 1] for ⟨f⟩ + b·(f − ⟨f⟩), which scales the equivariance error by b.
+        calibrate: unlabelled inputs in their usual orientation (a tensor or a loader): fits the
+            upright prior, for frozen image models.
         mask: the name of the argument that marks the real points of padded clouds, `[b, n]`.
         example: an input, or a tuple of inputs, on which the error is measured before returning.
-        tol: the error allowed on `example`; by dtype if it is None (1e-4 in float32, 1e-9 in
-        float64). options: options of the frame, such as `chunk=2`, `ties="first"`,
-        `stochastic=True`.
+        tol: the error allowed on `example`; by dtype if None (1e-4 in float32, 1e-9 in float64).
+        **options: options of the frame, such as `chunk=2`, `ties="first"`, `stochastic=True`.
 
     Raises:
         GroupError: no such group, or no frame for it.
