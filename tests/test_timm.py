@@ -16,6 +16,15 @@ MODELS = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test
 MODELS += ["test_maxvit", "mobilenetv3_small_050", "regnetx_002", "resmlp_12_224", "mobilevit_xxs"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small models on a busy machine: threads that wait for each other cost ten times the work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def survey():
     spec = importlib.util.spec_from_file_location("survey_timm", PATH)

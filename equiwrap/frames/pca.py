@@ -14,6 +14,7 @@ from .axes import Axes, _place, cloud_arguments
 from .base import Frame, GroupMeasure, TypedInput
 from .cloud import gather
 from .keys import check_ties
+from .pivots import COLLINEAR
 
 __all__ = ["PCA"]
 
@@ -25,7 +26,7 @@ class PCA(Frame):
     `positions[b, n, d] → elements[b, 2^d, d, d]`, homogeneous about the centroid for E(d) and
     SE(d). The elements carry no gradient.
 
-    Degenerate: eigenvalues of the covariance that agree within √ε of the largest (a square, a cube,
+    Degenerate: eigenvalues of the covariance that agree within 1e-2 of the largest (a square, a cube,
     a line); such samples are given to `Axes`, or keep their arbitrary axes with `ties="first"`.
     Error: about ε / gap, gap the smallest relative difference of eigenvalues.
     Source: Puny et al. 2022, §3.1.
@@ -65,7 +66,7 @@ class PCA(Frame):
             if special:
                 rotation = _proper(rotation)
             gap = value.diff(dim=-1).amin(-1) if u.shape[-1] > 1 else value.new_ones(len(value))
-            tied = gap <= points.tau * value[:, -1]
+            tied = gap <= points.tau.clamp(min=COLLINEAR) * value[:, -1]
         weights = rotation.new_full(rotation.shape[:2], 1 / rotation.shape[1])
         measure = GroupMeasure(_place(group, rotation, points.centroid), weights)
         if self.ties == "first" or torch.compiler.is_compiling() or not bool(tied.any()):

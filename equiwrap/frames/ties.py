@@ -82,7 +82,10 @@ def resolve(cloud: Cloud, special: bool, rank: int) -> Tied:
             design = _embed(stabilizer(d - level, special, rank, device), d)
             at = sum(len(block) for block in table)
             kept = _thin(cloud, now.take(stopped), None)
-            rows.append(_fill(kept, best <= COINCIDE * cloud.noise, at, len(design), n, d))
+            # a reflection that fixes the points turns axial inputs round: half a coset a call
+            block = len(design) // 2 if cloud.axial else len(design)
+            coincide = best <= COINCIDE * cloud.noise
+            rows.append(_fill(kept, coincide, at, len(design), block, n, d))
             table.append(design)
         now = now.take(~stopped)
         now = _extend(cloud, now, rest[~stopped], size[~stopped], best)
@@ -195,8 +198,13 @@ def _embed(design: Tensor, d: int) -> Tensor:
     return full
 
 
-def _fill(now: _List, coincide: Tensor, at: int, members: int, n: int, d: int) -> _Rows:
-    """Each candidate times the design, on axes completed by basis vectors (pivots n + a)."""
+def _fill(
+    now: _List, coincide: Tensor, at: int, members: int, block: int, n: int, d: int
+) -> _Rows:
+    """Each candidate times the design, on axes completed by basis vectors (pivots n + a).
+
+    Where `coincide`, every `block` members in a row share the call of the first.
+    """
     pivots, axes = now.pivots, now.axes
     for _ in range(d - 1 - pivots.shape[1]):
         spare, axis = complete(axes)
@@ -205,7 +213,7 @@ def _fill(now: _List, coincide: Tensor, at: int, members: int, n: int, d: int) -
     c = torch.arange(len(now.sample), device=pivots.device).repeat_interleave(members)
     every = torch.arange(len(c), device=pivots.device)
     member = at + every % members
-    call = torch.where(coincide[now.sample][c], c * members, every)
+    call = torch.where(coincide[now.sample][c], every // block * block, every)
     return _Rows(now.sample[c], pivots[c], axes.new_ones(len(c)), member, call)
 
 

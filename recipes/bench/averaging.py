@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -72,7 +73,7 @@ def settle(device: str) -> None:
 
 
 def images(device: str, rounds: int) -> Iterator[Line]:
-    """timm's resnet18 at 64 × 64: keys, and the whole group folded into the batch."""
+    """A resnet18 of timm at 64 × 64: keys, and the whole group folded into the batch."""
     import timm
 
     net = timm.create_model("resnet18", num_classes=10).eval().to(device)
@@ -96,10 +97,10 @@ def frames(device: str, rounds: int, compiled: bool) -> Iterator[Line]:
     start = time.perf_counter()
     axes_loop(x[:64].cpu(), group)  # a slow road of even pace: a sixteenth of it is enough
     loop = (time.perf_counter() - start) * 16
-    (eager,) = interleaved([lambda: ew.frames.Axes()(group, x)], rounds, device)
+    frame = ew.frames.Axes()
+    (eager,) = interleaved([lambda: frame(group, x)], rounds, device)
     yield Line("axes O(3), 1024 clouds of 64: eager over the loop", eager, loop, 50, True)
     if compiled:
-        frame = ew.frames.Axes(ties="first")
         fast = torch.compile(lambda points: frame(group, points), fullgraph=True)
         (seconds,) = interleaved([lambda: fast(x)], rounds, device)
         yield Line("the same, compiled", seconds, loop, 200, True)
@@ -122,7 +123,7 @@ class Points(nn.Module):
 
 def _mlp(*widths: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for i, o in zip(widths, widths[1:], strict=False):
+    for i, o in pairwise(widths):
         layers += [nn.Linear(i, o), nn.GELU()]
     return nn.Sequential(*layers[:-1])
 
@@ -147,7 +148,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     device = options.device
-    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    name = (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     page = [
         "# Benchmarks",
         "",
