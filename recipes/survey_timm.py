@@ -5,8 +5,8 @@
 
 A family is a file of timm (`timm.list_modules()`), its model the one with the fewest parameters.
 Models have fresh random weights and statistics, inputs are normal noise of the smallest square size
-that runs. Elements act by `torch.rot90` and `flip` here, not by equiwrap's own code. Small models on
-few cores are fastest with one thread: OMP_NUM_THREADS=1.
+that runs. Elements act by `torch.rot90` and `flip` here, not by equiwrap's own code. Small models
+on few cores are fastest with one thread: OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def works(net: nn.Module, size: int) -> bool:
 
 
 def randomise(net: nn.Module) -> None:
-    """Statistics and constant parameters (zero gains, layer scales) become random: no branch is mute."""
+    """Statistics and constant parameters (zero gains, layer scales) become random."""
     with torch.no_grad():
         for p in net.parameters():
             if p.numel() > 1 and p.is_floating_point() and bool((p == p.flatten()[0]).all()):
@@ -165,7 +165,7 @@ def randomise(net: nn.Module) -> None:
 
 
 def check(name: str, *, seed: int = 0) -> Row:
-    """Build, wrap four ways, and compare: errors in single and double precision, and what must hold."""
+    """Build, wrap four ways, and compare: errors in both precisions, and what must hold."""
     start = time.perf_counter()
     torch.manual_seed(seed)
     row = Row(family_of(name), name)
@@ -180,9 +180,8 @@ def check(name: str, *, seed: int = 0) -> Row:
             model = ew.equivariantize(net, group, SIGNATURE, frame=frame)
             row.single[group, frame] = found = error(model, x[:2], group)
             if not found <= SINGLE:
-                row.failed.append(
-                    f"{group} {frame}: {found:.1e}, where the plain model repeats to {jitter(net, x[:2]):.0e}"
-                )
+                own = jitter(net, x[:2])
+                row.failed.append(f"{group} {frame}: {found:.1e} (plain repeats to {own:.0e})")
     _check_identity(row, net, x)
     _check_modes(row, net, x)
     _check_double(row, net, x[:2])
@@ -226,7 +225,7 @@ def _check_identity(row: Row, net: nn.Module, x: Tensor) -> None:
 
 
 def _check_modes(row: Row, net: nn.Module, x: Tensor) -> None:
-    """Train and back: flags are shared, gradients arrive, the law holds after the statistics moved."""
+    """Train and back: flags are shared, gradients arrive, the law holds on moved statistics."""
     twin = copy.deepcopy(net)
     model = ew.equivariantize(twin, "C4", SIGNATURE, frame="whole")
     model.train()
@@ -250,7 +249,7 @@ def _check_modes(row: Row, net: nn.Module, x: Tensor) -> None:
 
 
 def _check_double(row: Row, net: nn.Module, x: Tensor) -> None:
-    """Double precision under D4, whole: the bound is the law's, or the model's own single precision."""
+    """Double precision under D4: the bound is the law's, or the model's own single precision."""
     twin, wide = copy.deepcopy(net).double(), x.double()
     try:
         with torch.no_grad():
@@ -312,10 +311,11 @@ PAGE = """# Every timm family
 `python recipes/survey_timm.py`, torch {torch}, timm {timm}, Python {python}, CPU.
 {passed} of {total} families pass every check.
 
-The largest relative change of the output under any element (float32; under a quarter turn and a flip
-above 128 pixels). *float64* is the larger one of D4's two frames in double precision, *plain* the model
-before it was wrapped, under C4. *Checks*: `state_dict` keys, `named_parameters`, `isinstance`, strict
-load of the plain checkpoint, `deepcopy`, train and eval, batches of 1, 2 and 3, `unwrap` bit for bit.
+The largest relative change of the output under any element (float32; under a quarter turn and a
+flip above 128 pixels). *float64* is the larger one of D4's two frames in double precision, *plain*
+the model before it was wrapped, under C4. *Checks*: `state_dict` keys, `named_parameters`,
+`isinstance`, strict load of the plain checkpoint, `deepcopy`, train and eval, batches of 1, 2, 3,
+`unwrap` bit for bit.
 
 {table}
 """

@@ -1,7 +1,8 @@
-"""The frame of axes, one cloud and one tied choice at a time: the slow road of `frames.Axes`, d = 2, 3.
+"""The frame of axes, one cloud and one tied choice at a time: the slow road of `frames.Axes`, d =
+2, 3.
 
-It keeps every tie of the Gram–Schmidt steps and does not narrow them by moments: the same elements on
-generic clouds, and on clouds whose symmetries carry every tied choice to every other.
+It keeps every tie of the Gram–Schmidt steps and does not narrow them by moments: the same elements
+on generic clouds, and on clouds whose symmetries carry every tied choice to every other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Laws of the frames of axes on every cloud that we could think of, degenerate or nearly so.
 
-A frame is tested through what it is for: averaging a network without any symmetry. Each case is one row
-of a padded batch (garbage and NaN in the padding), so that generic and degenerate clouds meet.
+A frame is tested through what it is for: averaging a network without any symmetry. Each case is one
+row of a padded batch (garbage and NaN in the padding), so that generic and degenerate clouds meet.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ WIDE = 32  # rows of the padded batch
 
 
 class Inputs(NamedTuple):
-    """`x[b, n, d], mask[b, n], v[b, m, d], w[b, 1, d], scale[b]`: positions, vectors, axial vectors."""
+    """`x[b, n, d], mask[b, n], v[b, m, d], w[b, 1, d], scale[b]`: positions, vectors, axial
+    vectors."""
 
     x: torch.Tensor
     mask: torch.Tensor
@@ -132,7 +133,8 @@ def near_cases(d):
 
 @cache
 def cases(d, dtype, extra=False):
-    """Every cloud in one batch: (names, `Inputs`). Positions alone, or with vectors and axial vectors."""
+    """Every cloud in one batch: (names, `Inputs`). Positions alone, or with vectors and axial
+    vectors."""
     torch.manual_seed(d)
     named = [(n, x, 1.0) for n, x in (*exact_cases(d), *near_cases(d))]
     if not extra:
@@ -188,7 +190,8 @@ def turn(group, g, inputs):
 
 
 def network(size, d, pooled, seed=3):
-    """A map `[r, n, c] → [r, 4 + d + d + d² + d]` with no symmetry; `pooled` makes it one of sets."""
+    """A map `[r, n, c] → [r, 4 + d + d + d² + d]` with no symmetry; `pooled` makes it one of
+    sets."""
     generator = torch.Generator().manual_seed(seed)
 
     def weight(*shape):

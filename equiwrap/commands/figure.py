@@ -24,9 +24,9 @@ _TURNS = ("0°", "90°", "180°", "270°")
 
 def draw(images: digits.Outcome, clouds: Block, out: Path) -> None:
     """Three panels, written to `out`; the folder is made if need be."""
-    figure = Figure(figsize=(11, 3.9), dpi=110, layout="constrained")
+    figure = Figure(figsize=(11.5, 3.7), dpi=105, layout="constrained")
     FigureCanvasAgg(figure)
-    left, middle, right = figure.subfigures(1, 3, width_ratios=(4.4, 3.1, 3.5))
+    left, middle, right = figure.subfigures(1, 3, width_ratios=(4.2, 3.3, 4.0), wspace=0.04)
     _accuracies(left.subplots(), images)
     _pictures(middle, images)
     _errors(right.subplots(), clouds)
@@ -51,20 +51,22 @@ def _pictures(panel: Any, images: digits.Outcome) -> None:
     rows = {"as it comes": digits.PLAIN, "no prior": digits.KEY, "upright prior": digits.PRIOR}
     grid = panel.subplots(3, 4)
     for axes_row, (label, name) in zip(grid, rows.items(), strict=True):
-        for axes, picture in zip(axes_row, images.pictures[name], strict=True):
+        shown = zip(axes_row, images.pictures[name], images.read[name], strict=True)
+        for axes, picture, said in shown:
             axes.imshow(picture, cmap="gray_r")
             axes.set(xticks=[], yticks=[])
+            axes.set_xlabel(f"read as {int(said)}", fontsize=8, labelpad=2)
             for spine in axes.spines.values():
                 spine.set_color(_COLOURS[name])
                 spine.set_linewidth(1.5)
-        axes_row[0].set_ylabel(label, fontsize=8.5)
+        axes_row[0].set_ylabel(label, fontsize=8.5, color=_COLOURS[name], weight="bold")
     for axes, turn in zip(grid[0], _TURNS, strict=True):
         axes.set_title(turn, fontsize=9)
-    panel.suptitle("What the model is shown", fontsize=10.5)
+    panel.suptitle("What the model is shown of one digit", fontsize=10.5)
 
 
 def _errors(axes: Any, clouds: Block) -> None:
-    width = 0.36
+    width = 0.42
     names = {particles.PLAIN: "plain", particles.AFTER: "wrapped\nafter training"}
     names[particles.THROUGHOUT] = "wrapped,\nthen trained"
     sets = (("test set", "here", "#7fb3d5", -0.5), ("moved by E(3)", "moved", "#1f5f99", 0.5))
@@ -72,7 +74,7 @@ def _errors(axes: Any, clouds: Block) -> None:
         at = [i + side * width for i in range(len(names))]
         heights = [getattr(clouds[name], field) for name in names]
         bars = axes.bar(at, heights, 0.92 * width, label=label, color=colour)
-        axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=2)
+        axes.bar_label(bars, fmt="%.3f", fontsize=7.5, padding=2)
     axes.set_xticks(range(len(names)), list(names.values()), fontsize=8.5)
     axes.set(ylabel="mean squared error", ylim=(0, 1.3 * max(r.moved for r in clouds.rows)))
     axes.set_title("Charged particles (simulated)", fontsize=10.5)

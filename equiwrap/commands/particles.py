@@ -19,7 +19,7 @@ from tqdm import trange
 from ..groups import parse_group
 from ..measure import equivariance_error
 from ..wrap import equivariantize
-from .table import Block, Row, cost_ratios
+from .table import Block, Row, seconds
 
 __all__ = ["SetNetwork", "Trajectories", "compare", "simulate", "train"]
 
@@ -132,8 +132,8 @@ def compare(seed: int, samples: int, steps: int, held_out: int = 500) -> Block:
         AFTER: equivariantize(plain, "E(3)", SIGNATURE),
         THROUGHOUT: train(inner, learn, steps, "wrapped"),
     }
-    some = (test.x[:128], test.v[:128], test.q[:128])
-    costs = cost_ratios([lambda model=model: model(*some) for model in models.values()])
+    some = (test.x[:200], test.v[:200], test.q[:200])
+    costs = seconds([lambda model=model: model(*some) for model in models.values()])
     rows = tuple(
         Row(
             name,
@@ -145,8 +145,8 @@ def compare(seed: int, samples: int, steps: int, held_out: int = 500) -> Block:
         for (name, model), cost in zip(models.items(), costs, strict=True)
     )
     title = (
-        f"Charged particles (simulated), set network trained on {len(learn)} samples, "
-        f"E(3)-equivariant, {len(test)} test samples"
+        f"Charged particles (simulated; E(3)-equivariant): set network trained on {len(learn)} "
+        f"samples, {len(test)} test samples"
     )
     return Block(title, "MSE", "MSE, moved", ".4f", rows)
 

@@ -9,23 +9,26 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Block", "Row", "cost_ratios", "render"]
+__all__ = ["Block", "Row", "render", "seconds"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model: its figure on the test set, on moved copies of it, its error and its cost."""
+    """One model: its figure on the test set, on moved copies, its error, and seconds a batch."""
 
     name: str
     here: float
     moved: float
     error: float
-    cost: float
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of one task under its own title; `here` and `moved` name the two figures."""
+    """The rows of one task under its own title; `here` and `moved` name the two figures.
+
+    The cost is printed as a multiple of the first row's.
+    """
 
     title: str
     here: str
@@ -40,7 +43,7 @@ class Block:
         """The heading, then the rows, as text."""
         body = [
             (r.name, f"{r.here:{self.form}}", f"{r.moved:{self.form}}", f"{r.error:.1e}")
-            + (f"{r.cost:.1f} ×",)
+            + (f"{r.seconds / self.rows[0].seconds:.1f} ×",)
             for r in self.rows
         ]
         return [("", self.here, self.moved, "relative error", "cost"), *body]
@@ -50,7 +53,8 @@ def render(blocks: Sequence[Block]) -> str:
     """All blocks under each other, in columns of one width."""
     cells = [row for block in blocks for row in block.cells()]
     first, *rest = (max(len(row[i]) for row in cells) for i in range(len(cells[0])))
-    rule = "─" * (first + sum(width + 3 for width in rest))
+    wide = first + sum(width + 3 for width in rest)
+    rule = "─" * max(wide, *(len(block.title) for block in blocks))
     lines = []
     for block in blocks:
         head, *body = (
@@ -62,8 +66,8 @@ def render(blocks: Sequence[Block]) -> str:
     return "\n".join([*lines, rule])
 
 
-def cost_ratios(calls: Sequence[Callable[[], object]], rounds: int = 9) -> list[float]:
-    """*median_r t(call) / median_r t(first call)*: the calls take turns, so that load is shared."""
+def seconds(calls: Sequence[Callable[[], object]], rounds: int = 15) -> list[float]:
+    """*median_r t(call)*: the calls take turns, so that what else runs slows all of them alike."""
     times: list[list[float]] = [[] for _ in calls]
     with torch.no_grad():
         for _ in range(rounds + 1):  # the first round warms up
@@ -71,5 +75,4 @@ def cost_ratios(calls: Sequence[Callable[[], object]], rounds: int = 9) -> list[
                 start = time.perf_counter()
                 call()
                 spent.append(time.perf_counter() - start)
-    medians = [statistics.median(spent[1:]) for spent in times]
-    return [median / medians[0] for median in medians]
+    return [statistics.median(spent[1:]) for spent in times]

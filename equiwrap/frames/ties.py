@@ -82,8 +82,9 @@ def resolve(cloud: Cloud, special: bool, rank: int) -> Tied:
             design = _embed(stabilizer(d - level, special, rank, device), d)
             at = sum(len(block) for block in table)
             kept = _thin(cloud, now.take(stopped), None)
-            # a reflection that fixes the points turns axial inputs round: half a coset a call
-            block = len(design) // 2 if cloud.axial else len(design)
+            # a reflection that fixes the points turns axial inputs round, also those that the
+            # frame does not see (pseudo-scalars in the plane): half a coset a call
+            block = len(design) if special else len(design) // 2
             coincide = best <= COINCIDE * cloud.noise
             rows.append(_fill(kept, coincide, at, len(design), block, n, d))
             table.append(design)
@@ -126,18 +127,23 @@ def _extend(cloud: Cloud, now: _List, rest: Tensor, size: Tensor, best: Tensor) 
 
 
 def _merge(now: _List, tolerance: Tensor, count: int) -> _List:
-    """Candidates of one sample with the same axes are one candidate (repeated points)."""
-    if not len(now.sample):
-        return now
-    slot, width = _slots(now.sample, count)
+    """Candidates of one sample with the same axes are one candidate (repeated points).
+
+    Pairs are listed sample by sample (candidates are in that order), so that one symmetric sample
+    does not widen the others.
+    """
+    numbers = torch.bincount(now.sample, minlength=count)
+    start, partners = (numbers.cumsum(0) - numbers)[now.sample], numbers[now.sample]
+    left = torch.arange(len(now.sample), device=now.sample.device).repeat_interleave(partners)
+    before = (partners.cumsum(0) - partners)[left]
+    right = start[left] + torch.arange(len(left), device=left.device) - before
+    earlier = right < left
+    left, right = left[earlier], right[earlier]
     flat = now.axes.flatten(1)
-    padded = torch.full(
-        (count, width, flat.shape[1]), torch.nan, dtype=flat.dtype, device=flat.device
-    )
-    padded[now.sample, slot] = flat
-    gap = (padded.unsqueeze(1) - padded.unsqueeze(2)).abs().amax(-1)  # [f, k, k']
-    same = (gap <= tolerance[:, None, None]).tril(-1).any(-1)
-    return now.take(~same[now.sample, slot])
+    same = (flat[left] - flat[right]).abs().amax(1) <= tolerance[now.sample[left]]
+    dropped = torch.zeros_like(now.sample, dtype=torch.bool)
+    dropped[left[same]] = True
+    return now.take(~dropped)
 
 
 def _slots(sample: Tensor, count: int) -> tuple[Tensor, int]:
@@ -198,9 +204,7 @@ def _embed(design: Tensor, d: int) -> Tensor:
     return full
 
 
-def _fill(
-    now: _List, coincide: Tensor, at: int, members: int, block: int, n: int, d: int
-) -> _Rows:
+def _fill(now: _List, coincide: Tensor, at: int, members: int, block: int, n: int, d: int) -> _Rows:
     """Each candidate times the design, on axes completed by basis vectors (pivots n + a).
 
     Where `coincide`, every `block` members in a row share the call of the first.

@@ -1,6 +1,6 @@
 """What averaging costs: times of wrapped models over plain ones, and of frames over a Python loop.
 
-    python recipes/bench/averaging.py --out bench.md
+    python recipes/bench/averaging.py --threads 1 --out bench.md
     python recipes/bench/averaging.py --device cuda --compile
 
 Candidates and baseline take turns, and medians are compared, so that a busy machine slows both.
@@ -94,11 +94,11 @@ def frames(device: str, rounds: int, compiled: bool) -> Iterator[Line]:
 
     group = ew.groups.parse_group("O(3)")
     x = torch.randn(1024, 64, 3, device=device)
-    start = time.perf_counter()
-    axes_loop(x[:64].cpu(), group)  # a slow road of even pace: a sixteenth of it is enough
-    loop = (time.perf_counter() - start) * 16
+    some = x[:16].cpu()  # the slow road has an even pace: 16 clouds of 1024 are enough
     frame = ew.frames.Axes()
-    (eager,) = interleaved([lambda: frame(group, x)], rounds, device)
+    calls = [lambda: frame(group, x), lambda: axes_loop(some, group)]
+    eager, loop = interleaved(calls, rounds, device)
+    loop *= len(x) / len(some)
     yield Line("axes O(3), 1024 clouds of 64: eager over the loop", eager, loop, 50, True)
     if compiled:
         fast = torch.compile(lambda points: frame(group, points), fullgraph=True)
@@ -143,15 +143,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, help="threads of torch; use 1 on a busy machine")
     parser.add_argument("--compile", action="store_true", help="also the compiled frame (inductor)")
     parser.add_argument("--out", type=Path, help="write the page here")
     options = parser.parse_args()
     torch.manual_seed(0)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     device = options.device
     name = (
         torch.cuda.get_device_name()
         if device == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
+        else f"CPU, torch threads: {torch.get_num_threads()}"
     )
     page = [
         "# Benchmarks",
