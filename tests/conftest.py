@@ -10,6 +10,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+torch.set_num_threads(1)  # small tensors: threads would wait for one another
+
 GROUPS = ["C1", "C2", "C3", "C4", "C8", "D1", "D2", "D4", "D3", "SO(2)", "O(2)", "SO(3)", "O(3)"]
 GROUPS += ["SO(4)", "O(4)", "SE(2)", "E(2)", "SE(3)", "E(3)", "C4 x C2", "D2 x SO(3)"]
 LATTICE = ["C1", "C2", "C4", "D1", "D2", "D4"]

@@ -40,7 +40,7 @@ class Outcome:
     """The rows of the table, the accuracy of each model at each quarter turn, and pictures.
 
     `pictures[name][turn, 32, 32]` is what the frame makes of one test digit at each quarter turn,
-    the first on which the two keys differ; `read[name][turn]` is the class that the model then says.
+    the first on which the two keys differ; `read[name][turn]` is the class that the model says.
     """
 
     block: Block
@@ -62,7 +62,7 @@ def load(seed: int, held_out: int = 500) -> Digits:
 
 
 def classifier() -> nn.Module:
-    """timm's resnet10t with a quarter of its channels."""
+    """A resnet10t of timm with a quarter of its channels."""
     return timm.create_model("resnet10t", in_chans=1, num_classes=10, channels=(16, 32, 64, 128))
 
 

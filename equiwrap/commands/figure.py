@@ -1,4 +1,4 @@
-"""The demo's figure: accuracy by rotation, what the model is shown, and particles before and after."""
+"""The demo's figure: accuracy by rotation, what the model is shown, particles."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _TURNS = ("0°", "90°", "180°", "270°")
 
 def draw(images: digits.Outcome, clouds: Block, out: Path) -> None:
     """Three panels, written to `out`; the folder is made if need be."""
-    figure = Figure(figsize=(11.5, 3.7), dpi=105, layout="constrained")
+    figure = Figure(figsize=(11.5, 3.7), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, right = figure.subfigures(1, 3, width_ratios=(4.2, 3.3, 4.0), wspace=0.04)
     _accuracies(left.subplots(), images)
     _pictures(middle, images)
     _errors(right.subplots(), clouds)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    figure.savefig(out, pil_kwargs={"optimize": True})
 
 
 def _accuracies(axes: Any, images: digits.Outcome) -> None:

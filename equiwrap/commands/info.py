@@ -26,7 +26,7 @@ _PACKAGES = {
 
 
 def info() -> str:
-    """Lines `name  version`, then the devices; an absent extra comes with the line that brings it."""
+    """Lines `name  version`, then devices; an absent extra comes with its pip line."""
     rows = [("equiwrap", __version__), ("python", platform.python_version())]
     rows += [(name, _version(name, extra)) for name, extra in _PACKAGES.items()]
     rows.append(("system", f"{platform.system()} {platform.machine()}"))

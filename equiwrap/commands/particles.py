@@ -43,7 +43,7 @@ class Trajectories:
         return Trajectories(self.x[pick], self.v[pick], self.q[pick], self.target[pick])
 
     def moved(self, seed: int) -> Trajectories:
-        """Each sample turned, perhaps mirrored, and shifted by N(0, 1), by an element of its own."""
+        """Each sample turned, perhaps mirrored, shifted by N(0, 1): an element of its own."""
         generator = torch.Generator().manual_seed(seed)
         g = parse_group("E(3)").sample(len(self), generator=generator).to(self.x.dtype)
         turn, shift = g[:, :3, :3], rearrange(g[:, :3, 3], "b d -> b 1 d")

@@ -41,9 +41,15 @@ class Block:
 
     def cells(self) -> list[tuple[str, ...]]:
         """The heading, then the rows, as text."""
+        first, form = self.rows[0].seconds, self.form
         body = [
-            (r.name, f"{r.here:{self.form}}", f"{r.moved:{self.form}}", f"{r.error:.1e}")
-            + (f"{r.seconds / self.rows[0].seconds:.1f} ×",)
+            (
+                r.name,
+                f"{r.here:{form}}",
+                f"{r.moved:{form}}",
+                f"{r.error:.1e}",
+                f"{r.seconds / first:.1f} ×",
+            )
             for r in self.rows
         ]
         return [("", self.here, self.moved, "relative error", "cost"), *body]
