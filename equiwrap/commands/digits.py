@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import timm
 import torch
@@ -92,7 +94,7 @@ def compare(net: nn.Module, digits: Digits, fit: int) -> Outcome:
     }
     accuracy = {name: _accuracy_by_turn(model, digits) for name, model in models.items()}
     some = digits.test[:128]
-    costs = seconds([lambda model=model: model(some) for model in models.values()])
+    costs = seconds([partial(model, some) for model in models.values()])
     rows = tuple(
         Row(
             name,
@@ -125,7 +127,7 @@ def _accuracy_by_turn(model: nn.Module, digits: Digits) -> Tensor:
     return torch.stack([(guess == digits.answers).double().mean() for guess in guesses])
 
 
-def _pictures(models: Mapping[str, nn.Module], images: Tensor) -> dict[str, Tensor]:
+def _pictures(models: Mapping[str, Any], images: Tensor) -> dict[str, Tensor]:
     """*g(x)⁻¹x*, what each model is shown of one image at each turn. `images[b, 1, h, w]`."""
     shows = {
         name: equivariantize(

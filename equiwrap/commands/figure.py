@@ -26,7 +26,8 @@ def draw(images: digits.Outcome, clouds: Block, out: Path) -> None:
     """Three panels, written to `out`; the folder is made if need be."""
     figure = Figure(figsize=(11.5, 3.7), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
-    left, middle, right = figure.subfigures(1, 3, width_ratios=(4.2, 3.3, 4.0), wspace=0.04)
+    panels: Any = figure.subfigures(1, 3, width_ratios=(4.2, 3.3, 4.0), wspace=0.04)
+    left, middle, right = panels
     _accuracies(left.subplots(), images)
     _pictures(middle, images)
     _errors(right.subplots(), clouds)
@@ -38,7 +39,7 @@ def _accuracies(axes: Any, images: digits.Outcome) -> None:
     width = 0.2
     for i, (name, accuracy) in enumerate(images.accuracy.items()):
         at = [turn + (i - 1.5) * width for turn in range(4)]
-        axes.bar(at, 100 * accuracy, 0.92 * width, label=name, color=_COLOURS[name])
+        axes.bar(at, (100 * accuracy).tolist(), 0.92 * width, label=name, color=_COLOURS[name])
     axes.set_xticks(range(4), _TURNS)
     axes.set(xlabel="test digits turned by", ylabel="accuracy (%)", ylim=(0, 128))
     axes.set_yticks(range(0, 101, 20))
@@ -53,7 +54,7 @@ def _pictures(panel: Any, images: digits.Outcome) -> None:
     for axes_row, (label, name) in zip(grid, rows.items(), strict=True):
         shown = zip(axes_row, images.pictures[name], images.read[name], strict=True)
         for axes, picture, said in shown:
-            axes.imshow(picture, cmap="gray_r")
+            axes.imshow(picture.numpy(), cmap="gray_r")
             axes.set(xticks=[], yticks=[])
             axes.set_xlabel(f"read as {int(said)}", fontsize=8, labelpad=2)
             for spine in axes.spines.values():

@@ -9,6 +9,7 @@ here it is 0.005, with fewer samples, so figures are not to be compared with pub
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -47,7 +48,10 @@ class Trajectories:
         generator = torch.Generator().manual_seed(seed)
         g = parse_group("E(3)").sample(len(self), generator=generator).to(self.x.dtype)
         turn, shift = g[:, :3, :3], rearrange(g[:, :3, 3], "b d -> b 1 d")
-        rotate = lambda u: torch.einsum("bij,bnj->bni", turn, u)  # noqa: E731
+
+        def rotate(u: Tensor) -> Tensor:
+            return torch.einsum("bij,bnj->bni", turn, u)
+
         return Trajectories(
             rotate(self.x) + shift, rotate(self.v), self.q, rotate(self.target) + shift
         )
@@ -133,7 +137,7 @@ def compare(seed: int, samples: int, steps: int, held_out: int = 500) -> Block:
         THROUGHOUT: train(inner, learn, steps, "wrapped"),
     }
     some = (test.x[:200], test.v[:200], test.q[:200])
-    costs = seconds([lambda model=model: model(*some) for model in models.values()])
+    costs = seconds([partial(model, *some) for model in models.values()])
     rows = tuple(
         Row(
             name,

@@ -26,8 +26,9 @@ class PCA(Frame):
     `positions[b, n, d] → elements[b, 2^d, d, d]`, homogeneous about the centroid for E(d) and
     SE(d). The elements carry no gradient.
 
-    Degenerate: eigenvalues of the covariance that agree within 1e-2 of the largest (a square, a cube,
-    a line); such samples are given to `Axes`, or keep their arbitrary axes with `ties="first"`.
+    Degenerate: eigenvalues of the covariance that agree within 1e-2 of the largest (a square, a
+    cube, a line); such samples are given to `Axes`, or keep their arbitrary axes with
+    `ties="first"`.
     Error: about ε / gap, gap the smallest relative difference of eigenvalues.
     Source: Puny et al. 2022, §3.1.
     """
