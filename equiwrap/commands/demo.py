@@ -25,7 +25,7 @@ class Budget:
     steps: int
 
 
-FULL = Budget(epochs=8, fit=300, samples=3000, steps=2000)
+FULL = Budget(epochs=6, fit=200, samples=3000, steps=2000)
 QUICK = Budget(epochs=3, fit=60, samples=500, steps=150)
 
 
