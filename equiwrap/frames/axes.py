@@ -86,6 +86,8 @@ class Axes(Frame):
         several = elements(some, found)  # [f, k, d, d]
         width = several.shape[1]
         rotation = rotation.repeat(1, width, 1, 1).index_copy(0, flagged, several)
+        if width == 1:  # close calls, but no ties
+            return GroupMeasure(_place(group, rotation, points.centroid), one)
         weights = torch.nn.functional.pad(one, (0, width - 1)).index_copy(0, flagged, found.weights)
         own = torch.arange(width, device=weights.device).repeat(len(weights), 1)
         calls = own.index_copy(0, flagged, found.calls)
