@@ -357,6 +357,8 @@ def test_bad_inputs_get_a_sentence(net, x):
         model(x, x=x)
     with pytest.raises(ew.SignatureError, match="name it k if it is invariant"):
         ew.equivariantize(net, "C4", "b c h w -> b v")(x)
+    with pytest.raises(ew.SignatureError, match="none was given"):
+        assert_equivariant(net, "C4")
     with pytest.raises(ew.CaptureError, match="nothing to undo"):
         ew.unwrap(net)
 

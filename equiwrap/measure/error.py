@@ -69,6 +69,10 @@ def equivariance_error(
     Raises:
         SignatureError: there is no signature to be had, or the inputs do not fit it.
     """
+    if not inputs:
+        raise SignatureError(
+            "An error is measured on inputs, and none was given: equivariance_error(model, group, x)."
+        )
     sig = signature_for(model, group, signature, inputs)
     square, norm, worst = torch.zeros(()), torch.zeros(()), torch.zeros(())
     count = 0
