@@ -71,7 +71,7 @@ def equivariance_error(
     """
     if not inputs:
         raise SignatureError(
-            "An error is measured on inputs, and none was given: equivariance_error(model, group, x)."
+            "An error is measured on inputs, and none was given: name them after the group."
         )
     sig = signature_for(model, group, signature, inputs)
     square, norm, worst = torch.zeros(()), torch.zeros(()), torch.zeros(())
