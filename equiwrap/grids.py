@@ -47,8 +47,8 @@ def act_on_grid(group: Group, g: Tensor, x: Tensor) -> Tensor:
     Exact (a permutation of the entries, any dtype) for signed permutation matrices. Otherwise
     bilinear on the inscribed disk, zero outside it.
 
-    Error: 0 on the lattice. Off it, bilinear interpolation: 1e-2 … 1e-1 relative on natural images,
-    measured on the input at hand by `ew.measure.interpolation_floor`.
+    Error: 0 on the lattice. Off it, bilinear interpolation: 8.8e-2 relative for C8 on a
+    smooth 64 × 64 image; `ew.measure.interpolation_floor` measures it on an input.
 
     Raises:
         SignatureError: see `check_grid`.

@@ -34,13 +34,14 @@ class Axes(Frame):
     5; in four dimensions and more, signed permutations, exact to rank 3). Not continuous: the axes
     jump where the farthest point changes, as those of every frame of one element must (Dym et al.
     2024).
-    Error: rounding of the inputs; with `ties="average"` 1e-6 relative in float32 and 1e-14 in
-    float64, also for the degenerate clouds above (tests/test_clouds.py). Two distances that differ
-    by √ε of the largest, within rounding, may be tied in one orientation and not in another.
+    Error: the tests hold 1e-4 relative in float32 and 1e-9 in float64, also for the degenerate
+    clouds above (tests/test_axes.py). Largest seen for d = 3: 4e-6 and 3e-15, near-degenerate; for
+    d = 4: 2e-5 and 1e-10. Two distances that differ by √ε of the largest, within rounding, may be
+    tied in one orientation and not in another.
     `ties="first"` never reads from the device and takes the first of tied points: exact for generic
-    clouds only. A traced forward (`torch.compile`, `vmap`, `torch.export`) does the same.
+    clouds only. `torch.compile` and `torch.export` do the same; `vmap` over inputs needs it.
 
-    Source: pivoted Gram–Schmidt as in Lin et al. 2024 (minimal frames, §4), ties by Puny et al.
+    Source: pivoted Gram–Schmidt in the spirit of minimal frames (arXiv 2406.07598), ties by Puny et al.
     2022.
     """
 

@@ -45,7 +45,7 @@ def dihedral(m: int, device: Device = None) -> Tensor:
 def icosahedral(device: Device = None) -> Tensor:
     """*The rotations of the icosahedron*: `[60, 3, 3]`, the identity first, exact to order 5.
 
-    Source: the 120 icosians (Conway and Sloane 1988, ch. 8), of which q and −q turn alike.
+    Source: the 120 icosians (Conway and Sloane 1988), of which q and −q turn alike.
     """
     golden = (1 + 5**0.5) / 2
     halves = [0.5 * torch.tensor(s) for s in product((1.0, -1.0), repeat=4)]

@@ -37,7 +37,7 @@ class Key(Frame):
     constant image); images that are symmetric at 15 × 15 only, whose frame is larger than it need
     be.
     Error: 0 (bit-exact input) for C1, C2, C4, D1, D2, D4 off ties; interpolation for other groups.
-    Source: Kaba et al. 2023 §3 (energy canonicalisation), with ties kept as in Puny et al. 2022.
+    Source: Kaba et al. 2023 (energy canonicalisation), with ties kept as in Puny et al. 2022.
     """
 
     def __init__(self, *, ties: str = "average", **options: Any) -> None:

@@ -62,7 +62,7 @@ class Learned(Frame):
 
     Degenerate: symmetric images tie and are averaged over, as in `Key`.
     Error: 0 off ties for lattice groups; the choice itself is not differentiated.
-    Source: Kaba et al. 2023 §3; Mondal et al. 2023 for the upright prior.
+    Source: Kaba et al. 2023; Mondal et al. 2023 for the upright prior.
     """
 
     def __init__(self, network: nn.Module, *, ties: str = "average", **options: Any) -> None:
@@ -121,7 +121,7 @@ def fit_upright(
     """*The upright prior: minimise −log softmax_g e(g⁻¹x) at g = 1 over unlabelled upright images.*
 
     `images[n, c, h, w]`, or a loader of such (or of tuples that begin with such). The global random
-    state is left as it was. Source: Mondal et al. 2023, §3.2.
+    state is left as it was. Source: Mondal et al. 2023.
 
     Raises:
         GroupError: the group is infinite.
