@@ -41,8 +41,8 @@ class Axes(Frame):
     `ties="first"` never reads from the device and takes the first of tied points: exact for generic
     clouds only. `torch.compile` and `torch.export` do the same; `vmap` over inputs needs it.
 
-    Source: pivoted Gram–Schmidt in the spirit of minimal frames (arXiv 2406.07598), ties by Puny et al.
-    2022.
+    Source: pivoted Gram–Schmidt in the spirit of minimal frames (arXiv 2406.07598), ties by
+    Puny et al. 2022.
     """
 
     def __init__(self, *, ties: str = "average", rank: int = 2, **options: Any) -> None:

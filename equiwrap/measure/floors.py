@@ -18,7 +18,7 @@ def dtype_floor(dtype: torch.dtype) -> float:
 
 
 def interpolation_floor(group: Group, x: Tensor, kind: TensorType) -> float:
-    """*max_g mean_x ‖g⁻¹(g x) − x‖ / ‖x‖, on the disk*: what bilinear resampling itself loses on this
+    """*max_g mean_x ‖g⁻¹(g x) − x‖ / ‖x‖, on the disk*: what resampling loses on this
     input.
 
     0 for lattice groups and for inputs without a grid.
