@@ -7,6 +7,7 @@ __all__ = [
     "EquivarianceError",
     "EquiwrapError",
     "EquiwrapWarning",
+    "FrameError",
     "GroupError",
     "NoEffectWarning",
     "SignatureError",
@@ -23,6 +24,10 @@ class GroupError(EquiwrapError, ValueError):
 
 class SignatureError(EquiwrapError, ValueError):
     """A signature cannot be read, or a tensor does not fit it."""
+
+
+class FrameError(EquiwrapError, ArithmeticError):
+    """An input has no frame: its stabiliser is not compact, or its dtype cannot resolve one."""
 
 
 class CaptureError(EquiwrapError, NotImplementedError):

@@ -122,7 +122,7 @@ def test_the_inverse_in_place_of_the_element_is_rejected():
         ("C5x", "C5"),
         ("SO3", "SO\\(3\\)"),
         ("", "names are"),
-        ("GL(3)", "names are"),
+        ("GLS(3)", "names are"),
         ("C0", "n ≥ 1"),
     ],
 )

@@ -1,10 +1,9 @@
-"""What a group is here: matrices that multiply, with generators, a Haar sampler and perhaps a
-list.
-"""
+"""What a group is here: elements that multiply, with generators, a sampler and perhaps a list."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +15,8 @@ __all__ = ["Device", "Elements", "Group", "working_dtype"]
 
 Device = torch.device | str | None
 
-# A batch of elements: matrices [..., m, m], or one such batch for each factor of a product.
+# A batch of elements: matrices [..., m, m], indices [..., n] of permutations, or for a product one
+# such batch a factor.
 Elements = Any
 
 
@@ -30,9 +30,10 @@ def working_dtype(device: Device) -> torch.dtype:
 class Group(ABC):
     """A matrix group: `size` is the side m of its matrices, `dim` the dimension d it acts on.
 
-    Elements are tensors `g[..., m, m]` in the working dtype (float64), on any device. A family
-    implements `generators`, `algebra`, `sample` and `distance`, and `elements` if it is finite;
-    nothing needs to be registered.
+    Elements are tensors `g[..., m, m]` in the working dtype (float64), on any device; those of
+    permutations are indices `g[..., n]`. A family implements `name`, `dim`, `generators`, `sample`
+    and `distance`, `algebra` if it is continuous, `elements` and `order` if it is finite, `inverse`
+    if its matrices are not orthogonal; nothing needs to be registered.
     """
 
     @property
@@ -61,8 +62,27 @@ class Group(ABC):
         return not self.affine
 
     @property
+    def orthogonal(self) -> bool:
+        """True where the linear parts of the matrices are orthogonal."""
+        return True
+
+    @property
+    def permutes(self) -> bool:
+        """True where elements are integers that only reorder entries (S(n), T(2))."""
+        return False
+
+    @property
+    def complex(self) -> bool:
+        """True where the matrices are complex, and so the tensors they move."""
+        return False
+
+    def at(self, sizes: Mapping[str, int]) -> Group:
+        """The group for axes of these sizes, by name; most groups do not depend on any."""
+        return self
+
+    @property
     def order(self) -> int | None:
-        """Number of elements, None for an infinite group."""
+        """Number of elements, None where there is no list of them: the group is infinite, or too large."""
         return None
 
     @property
@@ -117,7 +137,7 @@ class Group(ABC):
         return g @ h
 
     def inverse(self, g: Elements) -> Elements:
-        """`g[..., m, m] → g⁻¹[..., m, m]`; a transpose here, since these groups are orthogonal."""
+        """`g[..., m, m] → g⁻¹[..., m, m]`: the transpose, as for orthogonal matrices."""
         return g.mT
 
     def linear(self, g: Elements) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import GroupError
 from .base import Device, Group, working_dtype
-from .planar import _choose, _nearest
+from .planar import choose_element, nearest
 
 __all__ = ["FiniteGroup"]
 
@@ -79,10 +79,10 @@ class FiniteGroup(Group):
         generator: torch.Generator | None = None,
         device: Device = None,
     ) -> Tensor:
-        return _choose(self.elements(device), count, generator)
+        return choose_element(self.elements(device), count, generator)
 
     def distance(self, g: Tensor) -> Tensor:
-        return _nearest(self.elements(g.device), g)
+        return nearest(self.elements(g.device), g)
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import GroupError
 from .base import Device, Group, working_dtype
 
-__all__ = ["Euclidean", "Orthogonal", "homogeneous"]
+__all__ = ["Euclidean", "Orthogonal", "homogeneous", "skew_basis"]
 
 
 def homogeneous(rotation: Tensor, translation: Tensor) -> Tensor:
@@ -45,7 +45,8 @@ def _quaternions(count: int, generator: torch.Generator | None, device: Device) 
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
-def _skew_basis(d: int, size: int, device: Device) -> Tensor:
+def skew_basis(d: int, size: int, device: Device) -> Tensor:
+    """`[d(d−1)/2, size, size]`: the skew matrices E_ji − E_ij, i < j ≤ d."""
     i, j = torch.triu_indices(d, d, 1, device=device)
     basis = torch.zeros(len(i), size, size, dtype=working_dtype(device), device=device)
     index = torch.arange(len(i), device=device)
@@ -93,7 +94,7 @@ class Orthogonal(Group):
 
     def algebra(self, device: Device = None) -> Tensor:
         """`[d(d−1)/2, d, d]`: the skew matrices E_ji − E_ij."""
-        return _skew_basis(self.d, self.d, device)
+        return skew_basis(self.d, self.d, device)
 
     def sample(
         self,
@@ -160,7 +161,7 @@ class Euclidean(Group):
         )
         axis = torch.arange(self.d, device=device)
         shift[axis, axis, self.d] = 1.0
-        return torch.cat([_skew_basis(self.d, self.size, device), shift])
+        return torch.cat([skew_basis(self.d, self.size, device), shift])
 
     def sample(
         self,

@@ -1,4 +1,4 @@
-"""Names of groups, read and refused: "C4", "D4", "SO(3)", "E(3)", "C4 x C2"."""
+"""Names of groups, read and refused: "C4", "D4", "SO(3)", "SO+(1,3)", "S(n) x O(3)"."""
 
 from __future__ import annotations
 
@@ -8,23 +8,44 @@ from collections.abc import Callable
 
 from ..errors import GroupError
 from .base import Group
+from .linear import Linear
+from .lorentz import Lorentz
+from .octahedral import Octahedral
 from .orthogonal import Euclidean, Orthogonal
+from .permutation import Permutations, Shifts
 from .planar import Cyclic, Dihedral
 from .product import Product
+from .scale import Scale
+from .unitary import Unitary
 
 __all__ = ["families", "parse_group"]
 
-# pattern, what to build from its number, example
-_FAMILIES: tuple[tuple[str, Callable[[int], Group], str], ...] = (
+# pattern, what to build from its number (if it has one), example
+_FAMILIES: tuple[tuple[str, Callable[..., Group], str], ...] = (
     (r"C_?(\d+)", Cyclic, "C4"),
     (r"D_?(\d+)", Dihedral, "D4"),
     (r"SO\((\d+)\)", lambda d: Orthogonal(d, special=True), "SO(3)"),
     (r"O\((\d+)\)", lambda d: Orthogonal(d), "O(3)"),
     (r"SE\((\d+)\)", lambda d: Euclidean(d, special=True), "SE(3)"),
     (r"E\((\d+)\)", lambda d: Euclidean(d), "E(3)"),
+    (r"SO\+\(1, ?(\d+)\)", lambda d: Lorentz(d, True, True), "SO+(1,3)"),
+    (r"SO\(1, ?(\d+)\)", lambda d: Lorentz(d, True), "SO(1,3)"),
+    (r"O\(1, ?(\d+)\)", lambda d: Lorentz(d), "O(1,3)"),
+    (r"U\((\d+)\)", lambda d: Unitary(d), "U(3)"),
+    (r"SU\((\d+)\)", lambda d: Unitary(d, special=True), "SU(3)"),
+    (r"GL\((\d+)\)", lambda d: Linear(d), "GL(3)"),
+    (r"SL\((\d+)\)", lambda d: Linear(d, special=True), "SL(3)"),
+    (r"Aff\((\d+)\)", lambda d: Linear(d, moves_positions=True), "Aff(3)"),
+    (r"S\((\d+)\)", Permutations, "S(5)"),
+    (r"S\(n\)", Permutations, "S(n)"),
+    (r"T\(2\)", Shifts, "T(2)"),
+    (r"R\+", Scale, "R+"),
+    (r"O_h", Octahedral, "O_h"),
+    (r"O", lambda: Octahedral(special=True), "O"),
 )
 _SPELLINGS = ["C2", "C4", "C8", "D1", "D2", "D4", "SO(2)", "O(2)", "SO(3)", "O(3)"]
-_SPELLINGS += ["SE(2)", "E(2)", "SE(3)", "E(3)"]
+_SPELLINGS += ["SE(2)", "E(2)", "SE(3)", "E(3)", "SO+(1,3)", "SO(1,3)", "O(1,3)", "U(3)", "SU(3)"]
+_SPELLINGS += ["GL(3)", "SL(3)", "Aff(3)", "S(n)", "T(2)", "R+", "O_h"]
 
 
 def families() -> tuple[str, ...]:
@@ -54,7 +75,7 @@ def _parse_one(part: str, whole: str) -> Group:
     for pattern, build, _ in _FAMILIES:
         match = re.fullmatch(pattern, part)
         if match:
-            return build(int(match.group(1)))
+            return build(*map(int, match.groups()))
     near = difflib.get_close_matches(part, _SPELLINGS, n=1, cutoff=0.3)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise GroupError(

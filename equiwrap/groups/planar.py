@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import GroupError
 from .base import Device, Group, working_dtype
 
-__all__ = ["Cyclic", "Dihedral", "rotations"]
+__all__ = ["Cyclic", "Dihedral", "choose_element", "nearest", "rotations"]
 
 
 def rotations(angle: Tensor) -> Tensor:
@@ -72,10 +72,10 @@ class Cyclic(Group):
         generator: torch.Generator | None = None,
         device: Device = None,
     ) -> Tensor:
-        return _choose(self.elements(device), count, generator)
+        return choose_element(self.elements(device), count, generator)
 
     def distance(self, g: Tensor) -> Tensor:
-        return _nearest(self.elements(g.device), g)
+        return nearest(self.elements(g.device), g)
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,19 @@ class Dihedral(Group):
         generator: torch.Generator | None = None,
         device: Device = None,
     ) -> Tensor:
-        return _choose(self.elements(device), count, generator)
+        return choose_element(self.elements(device), count, generator)
 
     def distance(self, g: Tensor) -> Tensor:
-        return _nearest(self.elements(g.device), g)
+        return nearest(self.elements(g.device), g)
 
 
-def _choose(elements: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+def choose_element(elements: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """`count` independent uniform rows of `elements[|G|, …]`."""
     at = generator.device if generator is not None else elements.device
     index = torch.randint(elements.shape[0], (count,), generator=generator, device=at)
     return elements[index.to(elements.device)]
 
 
-def _nearest(elements: Tensor, g: Tensor) -> Tensor:
+def nearest(elements: Tensor, g: Tensor) -> Tensor:
+    """`g[..., m, m] → [...]`: the distance to the nearest of `elements[|G|, m, m]`."""
     return (g.unsqueeze(-3) - elements).flatten(-2).norm(dim=-1).amin(-1)

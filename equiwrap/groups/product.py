@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from math import prod
@@ -36,6 +37,22 @@ class Product(Group):
     @property
     def size(self) -> int:
         return sum(f.size for f in self.factors)
+
+    @property
+    def compact(self) -> bool:
+        return all(f.compact for f in self.factors)
+
+    @property
+    def orthogonal(self) -> bool:
+        return all(f.orthogonal for f in self.factors)
+
+    @property
+    def complex(self) -> bool:
+        return any(f.complex for f in self.factors)
+
+    def at(self, sizes: Mapping[str, int]) -> Product:
+        """The product of the bound factors."""
+        return Product(tuple(f.at(sizes) for f in self.factors))
 
     @property
     def affine(self) -> bool:

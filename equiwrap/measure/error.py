@@ -160,7 +160,11 @@ def pairs(
     """
     kinds = _positional(sig, model, inputs)
     device = next(x.device for x in inputs if isinstance(x, Tensor))
-    group = sig.group
+    typed = [(k, x) for k, x in zip(kinds, inputs, strict=True) if k is not None and not k.untouched]
+    sizes: dict[str, int] = {}
+    for kind, x in typed:
+        sizes |= kind.sizes(kind.to_front(x))
+    group = sig.group.at(sizes)
     if group.order is not None and 1 < group.order <= 64:
         g = group.elements(device)
         chosen = [_pick(g, i) for i in range(1, group.order)]
@@ -189,9 +193,15 @@ def _act(kind: Any, g: Elements, x: Tensor) -> Tensor:
     if kind.batch is None or not kind.moves:
         return x
     front = kind.to_front(x)
-    wide = torch.float64 if front.device.type != "mps" else torch.float32
-    exact = front if sum(front.shape[2:]) == 0 else front.to(wide)
+    exact = front if kind.permutes else front.to(_wide(front))
     return kind.from_front(kind.act(g, exact, 1).to(x.dtype), kind.leading(x))
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """float64, or complex128, wherever the device has it."""
+    if x.device.type == "mps":
+        return torch.promote_types(x.dtype, torch.float32)
+    return torch.promote_types(x.dtype, torch.float64)
 
 
 def _positional(sig: Signature, model: Any, inputs: tuple[Any, ...]) -> list[Any]:
@@ -222,10 +232,9 @@ def _per_sample(sig: Signature, moved: list[Any], expected: list[Any]) -> tuple[
     d, n = [], []
     for (_, kind), a, b in zip(sig.outputs, moved, expected, strict=True):
         if not kind.untouched:
-            wide = torch.float64 if a.device.type != "mps" else torch.float32
             a, b = (
-                kind.to_front(t).to(wide).reshape(kind.to_front(t).shape[0], -1) for t in (a, b)
+                kind.to_front(t).to(_wide(t)).reshape(kind.to_front(t).shape[0], -1) for t in (a, b)
             )
-            d.append((a - b).square().sum(-1))
-            n.append(a.square().sum(-1))
+            d.append((a - b).abs().square().sum(-1))
+            n.append(a.abs().square().sum(-1))
     return torch.stack(d).sum(0), torch.stack(n).sum(0)

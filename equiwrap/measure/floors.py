@@ -13,8 +13,10 @@ __all__ = ["dtype_floor", "interpolation_floor"]
 
 
 def dtype_floor(dtype: torch.dtype) -> float:
-    """*4 ε(dtype)*: 5e-7 in float32, 9e-16 in float64. A relative error below it means nothing."""
-    return 4 * torch.finfo(dtype).eps
+    """*4 ε(dtype)*: 5e-7 in float32, 9e-16 in float64, 0 for integers. A smaller relative error
+    means nothing.
+    """
+    return 4 * torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0.0
 
 
 def interpolation_floor(group: Group, x: Tensor, kind: TensorType) -> float:

@@ -26,7 +26,7 @@ class Representation(ABC):
     @property
     @abstractmethod
     def size(self) -> int:
-        """Length s of the axis it acts on."""
+        """Length s of the axis it acts on; 0 where it fits any length (see `of_size`)."""
 
     @abstractmethod
     def matrix(self, g: Elements) -> Tensor:
@@ -45,6 +45,15 @@ class Representation(ABC):
     def rank(self) -> int:
         """Highest order l of the rotations' irreps inside: 1 for a vector, 2 for v ⊗ v."""
         return 1
+
+    @property
+    def permutes(self) -> bool:
+        """True where the action only reorders entries, of any dtype."""
+        return False
+
+    def of_size(self, size: int) -> Representation:
+        """The representation for an axis of this length; most have only one."""
+        return self
 
     def __add__(self, other: Representation) -> Sum:
         return Sum((self, other))

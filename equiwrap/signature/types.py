@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SignatureError
-from ..grids import act_on_grid, check_grid, on_grid
+from ..grids import act_on_grid, axes_of, check_grid, on_grid
 from ..groups import Elements, Group
 from ..representations import Representation, Sum, TensorProduct, Trivial, letters
 from .grammar import Axis, Pattern, parse_pattern
@@ -90,6 +90,25 @@ class TensorType:
         return self.grid or any(n in names and r.moves for n, r in letters(self.group).items())
 
     @property
+    def permutes(self) -> bool:
+        """True where the group only reorders the entries: rows of a set, shifts of a grid."""
+        known = letters(self.group)
+        moving = [known[n] for axis in self.axes for t in axis.terms for n in t if n in known]
+        return all(rep.permutes for rep in moving) and not (self.grid and not self.group.permutes)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Positions, in front order, of the axes whose rows the group permutes."""
+        known = letters(self.group)
+        named = [(i + 1, axis.name) for i, axis in enumerate(self.inner)]
+        return tuple(i for i, name in named if name in known and known[name].permutes)
+
+    def sizes(self, x: Tensor) -> dict[str, int]:
+        """The lengths of the plain axes of `x` (in front order), by name."""
+        pairs = zip(self.inner, x.shape[1:], strict=True)
+        return {axis.name: size for axis, size in pairs if axis.name is not None}
+
+    @property
     def rank(self) -> int:
         """Highest tensor rank: the number of vector-like letters that act together."""
         known = letters(self.group)
@@ -108,21 +127,28 @@ class TensorType:
     def _check_letters(self) -> None:
         known = letters(self.group)
         names = [name for axis in self.axes for term in axis.terms for name in term]
-        planar = on_grid(self.group) and "h" in names
+        grid = axes_of(self.group)
         for name in names:
-            if name in ("h", "w") and on_grid(self.group):
+            if name in grid:
                 continue
             if name in _RESERVED and name not in known:
-                have = sorted(known) + (["h w"] if on_grid(self.group) else [])
+                have = sorted(known) + ([" ".join(grid)] if grid else [])
                 raise SignatureError(
                     f"The letter {name} in {str(self)!r} is {_RESERVED[name]}, and {self.group} "
                     f"declares only {', '.join(have)}: use one of these, or another name for an "
                     "axis on which nothing happens."
                 )
-        if planar and not self._grid_is_whole():
+        if "h" in names and grid and not self._grid_is_whole(grid):
+            either = "as two axes or as (h w)" if len(grid) == 2 else "as three axes"
             raise SignatureError(
-                f"The grid in {str(self)!r} must be the neighbours h w, as two axes or as (h w)."
+                f"The grid in {str(self)!r} must be the neighbours {' '.join(grid)}, {either}."
             )
+        for axis in self.axes:
+            if axis.bracketed and any(n in known and known[n].permutes for t in axis.terms for n in t):
+                raise SignatureError(
+                    f"{str(self)!r} folds the rows n into another axis, and {self.group} permutes "
+                    "them: give n an axis of its own."
+                )
         if names.count("b") > 1 or names.count("p") > 1:
             raise SignatureError(f"{str(self)!r} repeats b or p: each stands for one axis at most.")
         for i, axis in enumerate(self.axes):
@@ -133,14 +159,13 @@ class TensorType:
                     f"{str(self)!r} folds the batch into another axis: give b an axis of its own."
                 )
 
-    def _grid_is_whole(self) -> bool:
-        flat = [axis for axis in self.axes if any("h" in t or "w" in t for t in axis.terms)]
+    def _grid_is_whole(self, grid: tuple[str, ...]) -> bool:
+        flat = [axis for axis in self.axes if any(set(t) & set(grid) for t in axis.terms)]
         if len(flat) == 1:
-            return flat[0].terms == (("h", "w"),)
+            return flat[0].terms == (("h", "w"),) and len(grid) == 2
         names = [axis.name for axis in self.axes]
-        return [axis.name for axis in flat] == ["h", "w"] and names.index("w") == names.index(
-            "h"
-        ) + 1
+        start = names.index(grid[0]) if grid[0] in names else 0
+        return names[start : start + len(grid)] == list(grid) and len(flat) == len(grid)
 
     def check(self, x: object, what: str) -> Tensor:
         """The tensor itself, if it fits.
@@ -161,17 +186,26 @@ class TensorType:
                 f"{what} is typed {str(self)!r}, {wanted} axes, and a tensor of shape "
                 f"{list(x.shape)} was given: change the signature or the tensor."
             )
-        if self.moves and not x.is_floating_point():
-            raise SignatureError(
-                f"{what} is typed {str(self)!r}, which {self.group} moves, so real floating-point "
-                f"numbers are needed, and {str(x.dtype).removeprefix('torch.')} was given: "
-                "convert it (x.float()), or use plain axis names if it is invariant."
-            )
+        self._check_numbers(x, what)
         sizes = x.shape[x.ndim - len(self.inner) :] if ellipsis else self._drop_batch(x.shape)
         for axis, size in zip(self.inner, sizes, strict=True):
             self._check_axis(axis, size, what)
         self._check_square(sizes)
         return x
+
+    def _check_numbers(self, x: Tensor, what: str) -> None:
+        """Index actions take any dtype; matrices take the numbers they are made of."""
+        if not self.moves or self.permutes:
+            return
+        wanted = "complex" if self.group.complex else "real floating-point"
+        if x.is_complex() if self.group.complex else x.is_floating_point():
+            return
+        convert = "x.to(torch.complex64)" if self.group.complex else "x.float()"
+        raise SignatureError(
+            f"{what} is typed {str(self)!r}, which {self.group} moves, so {wanted} "
+            f"numbers are needed, and {str(x.dtype).removeprefix('torch.')} was given: "
+            f"convert it ({convert}), or use plain axis names if it is invariant."
+        )
 
     def _drop_batch(self, shape: torch.Size) -> list[int]:
         return [s for i, s in enumerate(shape) if i != self.batch]
@@ -181,7 +215,7 @@ class TensorType:
         if name is not None and name.isdigit() and int(name) != size:
             raise SignatureError(f"{what}: {str(self)!r} fixes an axis to {name}, found {size}.")
         known = letters(self.group)
-        if name in known and known[name].size != size:
+        if name in known and known[name].size not in (0, size):
             raise SignatureError(
                 f"{what} is typed {str(self)!r}: the axis has {size} entries, {name} needs "
                 f"{known[name].size}: name it k if it is invariant."
@@ -194,7 +228,7 @@ class TensorType:
             return
         names = [axis.name for axis in self.inner]
         if "h" in names:
-            check_grid(self.group, sizes[names.index("h")], sizes[names.index("w")])
+            check_grid(self.group, *[sizes[names.index(n)] for n in axes_of(self.group)])
             return
         flat = next(
             s for a, s in zip(self.inner, sizes, strict=True) if a.bracketed and "h" in a.terms[0]
@@ -215,7 +249,7 @@ class TensorType:
         known = letters(self.group)
 
         def length(name: str) -> int | None:
-            return int(name) if name.isdigit() else known[name].size if name in known else None
+            return int(name) if name.isdigit() else known[name].size or None if name in known else None
 
         unknown = [(term, n) for term in axis.terms for n in term if length(n) is None]
         # lists, not generators: torch.compile traces through here
@@ -236,7 +270,12 @@ class TensorType:
             )
         parts = []
         for term in axis.terms:
-            reps = [known[n] if n in known else Trivial(solved.get(n) or int(n)) for n in term]
+            reps = [
+                known[n].of_size(solved.get(n) or known[n].size)
+                if n in known
+                else Trivial(solved.get(n) or int(n))
+                for n in term
+            ]
             parts.append(reps[0] if len(reps) == 1 else TensorProduct(tuple(reps)))
         return parts[0] if len(parts) == 1 else Sum(tuple(parts))
 
@@ -245,16 +284,17 @@ class TensorType:
 
         x is in front order with the batch axis replaced by `lead` axes that match those of g.
         """
+        grid = axes_of(self.group) if self.grid else ()
         for i, axis in enumerate(self.inner):
             at = i - len(self.inner)
-            if axis.name == "h" and self.grid:
-                x = act_on_grid(self.group, g, x.movedim((at, at + 1), (-2, -1)))
-                x = x.movedim((-2, -1), (at, at + 1))
+            if grid and axis.name == grid[0]:
+                here, last = tuple(range(at, at + len(grid))), tuple(range(-len(grid), 0))
+                x = act_on_grid(self.group, g, x.movedim(here, last)).movedim(last, here)
             elif axis.terms == (("h", "w"),) and self.grid:
                 side = isqrt(x.shape[at])
                 square = x.movedim(at, -1).unflatten(-1, (side, side))
                 x = act_on_grid(self.group, g, square).flatten(-2).movedim(-1, at)
-            elif axis.name not in ("w", None) or axis.bracketed:
+            elif axis.bracketed or (axis.name is not None and axis.name not in grid):
                 if not self.axis_moves(axis):
                     continue
                 rep = self.representation(axis, x.shape[at])
