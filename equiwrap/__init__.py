@@ -6,6 +6,7 @@ from .errors import (
     EquivarianceError,
     EquiwrapError,
     EquiwrapWarning,
+    FrameError,
     GroupError,
     NoEffectWarning,
     SignatureError,
@@ -32,6 +33,7 @@ __all__ = [
     "SignatureError",
     "CaptureError",
     "EquivarianceError",
+    "FrameError",
     "EquiwrapWarning",
     "NoEffectWarning",
 ]

@@ -1,11 +1,12 @@
 """Frames: maps from inputs to measures on a group, and the one equation that averages over them."""
 
-from .average import Canonical, Canonicalize, Restore, average, read_inputs
+from .average import Canonical, Canonicalize, Restore, average, mask_among, read_inputs
 from .axes import Axes
-from .base import Frame, GroupMeasure, TypedInput
+from .base import Frame, GroupMeasure, TypedInput, refuse
 from .defaults import defaults, frame_for, names
 from .keys import Key
 from .learned import Learned, UprightNet, fit_upright
+from .orbits import Orbits
 from .pca import PCA
 from .whole import Haar, Whole
 
@@ -19,6 +20,7 @@ __all__ = [
     "Haar",
     "Key",
     "Learned",
+    "Orbits",
     "Restore",
     "TypedInput",
     "UprightNet",
@@ -27,6 +29,8 @@ __all__ = [
     "defaults",
     "fit_upright",
     "frame_for",
+    "mask_among",
     "names",
     "read_inputs",
+    "refuse",
 ]

@@ -8,7 +8,7 @@ symmetric sample costs that sample's orbit and no more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +19,9 @@ from ..errors import SignatureError
 from ..groups import Elements, Group
 from ..signature import Signature, TensorType
 from .base import GroupMeasure, TypedInput
+from .orbits import Orbits, mean_over
 
-__all__ = ["Canonical", "Canonicalize", "Restore", "average", "read_inputs"]
+__all__ = ["Canonical", "Canonicalize", "Restore", "average", "mask_among", "read_inputs"]
 
 
 def average(
@@ -49,6 +50,7 @@ class _Rows(NamedTuple):
     weight: Tensor  # [t]
     called: Tensor  # [c] positions in t that are sent through the model
     answer: Tensor  # [t] the row of the model's output that serves each element
+    orbits: Orbits | None  # of the rows that are called
 
 
 def _rows(measure: GroupMeasure) -> _Rows:
@@ -59,14 +61,16 @@ def _rows(measure: GroupMeasure) -> _Rows:
     weight = measure.weights.flatten()[kept]
     if measure.calls is None:
         every = torch.arange(kept.shape[0], device=kept.device)
-        return _Rows(kept // k, element, weight, every, every)
+        orbits = None if measure.orbits is None else measure.orbits.of(kept)
+        return _Rows(kept // k, element, weight, every, every, orbits)
     first = (
         measure.calls.flatten()[kept] + kept // k * k
     )  # flat index of the element that is called
     called = (first == kept).nonzero()[:, 0]
     place = torch.zeros(b * k, dtype=torch.long, device=kept.device)
     place = place.index_put((kept[called],), torch.arange(called.shape[0], device=kept.device))
-    return _Rows(kept // k, element, weight, called, place[first])
+    orbits = None if measure.orbits is None else measure.orbits.of(kept[called])
+    return _Rows(kept // k, element, weight, called, place[first], orbits)
 
 
 class Canonical(NamedTuple):
@@ -101,7 +105,7 @@ class Canonicalize(nn.Module):
         front = self.types[first].to_front(named[first])
         batch, leading = front.shape[0], self.types[first].leading(named[first])
         k = 1 if rows is not None else measure.weights.shape[1]
-        hidden = rest.get(self.mask) if self.mask else None
+        hidden = mask_among(self.mask, named, inputs, rest)
         values = {n: self._move(self.types[n], x, measure, rows, hidden) for n, x in named.items()}
         if rows is not None or k > 1:
             values |= {
@@ -176,6 +180,9 @@ class Restore(nn.Module):
             return y
         front = kind.to_front(kind.check(y, "the output"))
         measure, rows = canonical.measure, canonical.rows
+        orbits = measure.orbits if rows is None else rows.orbits
+        if orbits is not None:
+            front = mean_over(orbits, kind.rows, front)
         if single:
             moved = (
                 kind.act(measure.elements, front.unsqueeze(1), 2).flatten(0, 1)
@@ -208,6 +215,15 @@ class Restore(nn.Module):
         return w.reshape(w.shape[0], *[1] * (moved.ndim - 2), w.shape[1]).expand_as(
             moved.movedim(1, -1)
         )
+
+
+def mask_among(
+    mask: str | None, names: Iterable[str], inputs: Sequence[Any], rest: Mapping[str, Any]
+) -> Tensor | None:
+    """The mask of one call, typed ("mask: b n") or passed through; None where there is none."""
+    if mask is None:
+        return None
+    return rest[mask] if mask in rest else dict(zip(names, inputs, strict=True)).get(mask)
 
 
 def read_inputs(types: Mapping[str, TensorType], inputs: Sequence[Any]) -> list[TypedInput]:

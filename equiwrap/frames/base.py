@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from ..errors import FrameError
 from ..groups import Elements, Group
 from ..signature import TensorType
+from .orbits import Orbits
 
-__all__ = ["Frame", "GroupMeasure", "TypedInput"]
+__all__ = ["Frame", "GroupMeasure", "TypedInput", "refuse"]
 
 
 class GroupMeasure(NamedTuple):
@@ -24,13 +26,14 @@ class GroupMeasure(NamedTuple):
     weights are zero because samples have different numbers of elements: these are dropped before
     the model is called. `calls[b, k]` (with `ragged` only) names, for every element, the index k'
     of an element with the same canonical input, so that a stabiliser's whole coset costs one call
-    of the model.
+    of the model. `orbits` stands for a further average, over a stabiliser of permutations.
     """
 
     elements: Elements
     weights: Tensor
     ragged: bool = False
     calls: Tensor | None = None
+    orbits: Orbits | None = None
 
     def draw(self, batch: int, generator: torch.Generator | None = None) -> GroupMeasure:
         """One element for each of `batch` samples, by the weights: `elements[b, 1, m, m]`."""
@@ -44,7 +47,12 @@ class GroupMeasure(NamedTuple):
             return g.expand(batch, *g.shape[1:])[row, index]
 
         one = torch.ones_like(index, dtype=self.weights.dtype)
-        return GroupMeasure(tree_map(pick, self.elements), one)
+        orbits = (
+            None
+            if self.orbits is None
+            else Orbits(*[None if o is None else pick(o) for o in self.orbits])
+        )
+        return GroupMeasure(tree_map(pick, self.elements), one, orbits=orbits)
 
 
 class TypedInput(NamedTuple):
@@ -98,3 +106,17 @@ class Frame(nn.Module, ABC):
     def describe(self, group: Group) -> str:
         """One line for the report: elements a sample, and when it is exact."""
         return type(self).__name__.lower()
+
+
+def refuse(bad: Tensor, sentence: Callable[[int], str]) -> None:
+    """Raise `sentence(i)` for the first sample of `bad[b]`; silent where code is being traced.
+
+    Reads one flag from the device. A frame gives a refused sample an element that is not a number,
+    so that compiled code, which cannot raise, answers NaN for it and for no other.
+
+    Raises:
+        FrameError: some sample is bad.
+    """
+    if torch.compiler.is_compiling() or not bool(bad.any()):
+        return
+    raise FrameError(sentence(int(bad.to(torch.int8).argmax())))

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from ..frames import Canonical, Canonicalize, Frame, GroupMeasure, Restore, average, read_inputs
+from ..frames import (
+    Canonical,
+    Canonicalize,
+    Frame,
+    GroupMeasure,
+    Restore,
+    average,
+    mask_among,
+    read_inputs,
+)
 from ..signature import Signature, TensorType
 
 __all__ = ["Averaged", "Call", "averaged_graph"]
@@ -95,7 +104,7 @@ class _Measure(nn.Module):
             frame.train(training)
         group = self.signature.group
         typed = read_inputs(self.types, inputs)
-        mask = rest.get(self.mask) if self.mask is not None else None
+        mask = mask_among(self.mask, self.types, inputs, rest)
         measure = frame(group, **frame.read(group, typed, mask))
         if frame.detach:
             measure = measure._replace(elements=tree_map(torch.detach, measure.elements))

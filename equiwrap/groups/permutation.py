@@ -157,7 +157,9 @@ class Shifts(Group):
             GroupError: they are still open.
         """
         if self.height is None or self.width is None:
-            raise GroupError("T(2) takes its grid from an input; bind it: group.at({'h': 8, 'w': 8}).")
+            raise GroupError(
+                "T(2) takes its grid from an input; bind it: group.at({'h': 8, 'w': 8})."
+            )
         return self.height, self.width
 
     @property

@@ -54,7 +54,9 @@ class Scale(Group):
         device: Device = None,
     ) -> Tensor:
         at = generator.device if generator is not None else device
-        log = 2 * torch.rand(count, 1, 1, generator=generator, dtype=working_dtype(at), device=at) - 1
+        log = (
+            2 * torch.rand(count, 1, 1, generator=generator, dtype=working_dtype(at), device=at) - 1
+        )
         return log.exp().to(device or at)
 
     def inverse(self, g: Tensor) -> Tensor:

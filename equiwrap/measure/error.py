@@ -160,7 +160,9 @@ def pairs(
     """
     kinds = _positional(sig, model, inputs)
     device = next(x.device for x in inputs if isinstance(x, Tensor))
-    typed = [(k, x) for k, x in zip(kinds, inputs, strict=True) if k is not None and not k.untouched]
+    typed = [
+        (k, x) for k, x in zip(kinds, inputs, strict=True) if k is not None and not k.untouched
+    ]
     sizes: dict[str, int] = {}
     for kind, x in typed:
         sizes |= kind.sizes(kind.to_front(x))

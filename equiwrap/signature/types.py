@@ -144,7 +144,9 @@ class TensorType:
                 f"The grid in {str(self)!r} must be the neighbours {' '.join(grid)}, {either}."
             )
         for axis in self.axes:
-            if axis.bracketed and any(n in known and known[n].permutes for t in axis.terms for n in t):
+            if axis.bracketed and any(
+                n in known and known[n].permutes for t in axis.terms for n in t
+            ):
                 raise SignatureError(
                     f"{str(self)!r} folds the rows n into another axis, and {self.group} permutes "
                     "them: give n an axis of its own."
@@ -249,7 +251,9 @@ class TensorType:
         known = letters(self.group)
 
         def length(name: str) -> int | None:
-            return int(name) if name.isdigit() else known[name].size or None if name in known else None
+            return (
+                int(name) if name.isdigit() else known[name].size or None if name in known else None
+            )
 
         unknown = [(term, n) for term in axis.terms for n in term if length(n) is None]
         # lists, not generators: torch.compile traces through here
