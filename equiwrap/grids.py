@@ -87,9 +87,12 @@ def _permuted(g: Tensor, sides: torch.Size) -> Tensor:
     back = g.round().to(torch.int64).flip(-1, -2)  # in the order of the axes: (z,) y, x
     strides = [sides[axis + 1 :].numel() for axis in range(m)]
     index = torch.zeros(*lead, *[1] * m, dtype=torch.int64, device=g.device)
-    start = sum(stride * (side - 1) for stride, side in zip(strides, sides, strict=True))
+    last = sum(stride * (side - 1) for stride, side in zip(strides, sides, strict=True))
+    start = torch.full(lead, last, dtype=torch.int64, device=g.device)
     for axis, side in enumerate(sides):
-        step = sum(back[..., axis, i] * strides[i] for i in range(m))  # of the index along the axis
+        step = torch.zeros_like(start)  # of the flat index along the axis
+        for i, stride in enumerate(strides):
+            step = step + back[..., axis, i] * stride
         start = start - step * (side - 1)
         run = torch.arange(side, device=g.device).reshape(-1, *[1] * (m - 1 - axis))
         index = index + step.reshape(*lead, *[1] * m) * run

@@ -4,10 +4,15 @@ from .average import Canonical, Canonicalize, Restore, average, mask_among, read
 from .axes import Axes
 from .base import Frame, GroupMeasure, TypedInput, refuse
 from .defaults import defaults, frame_for, names
+from .joint import Joint
 from .keys import Key
 from .learned import Learned, UprightNet, fit_upright
+from .linear import Whitened
 from .orbits import Orbits
 from .pca import PCA
+from .scaling import Size
+from .shifts import Shift
+from .sorting import Sorted
 from .whole import Haar, Whole
 
 __all__ = [
@@ -18,12 +23,17 @@ __all__ = [
     "Frame",
     "GroupMeasure",
     "Haar",
+    "Joint",
     "Key",
     "Learned",
     "Orbits",
     "Restore",
+    "Shift",
+    "Size",
+    "Sorted",
     "TypedInput",
     "UprightNet",
+    "Whitened",
     "Whole",
     "average",
     "defaults",

@@ -116,6 +116,35 @@ class Canonicalize(nn.Module):
             values |= rest
         return Canonical(values, measure, rows, leading, batch, k)
 
+    def _shown(
+        self, kind: TensorType, front: Tensor, mask: Tensor | None
+    ) -> Callable[..., Tensor] | None:
+        """Which rows of a moving input the mask shows, before and after an element has acted.
+
+        Raises:
+            SignatureError: the group permutes rows, and the mask is not typed: it would stay.
+        """
+        if mask is None or not kind.moves or front.shape[1 : mask.ndim] != mask.shape[1:]:
+            return None
+        own = self.types.get(self.mask or "")
+        if kind.rows and (own is None or own.untouched):
+            raise SignatureError(
+                f"{self.group} permutes the rows of {str(kind)!r}, and the mask {self.mask} is "
+                f'passed through untouched: type it, "{self.mask}: b n".'
+            )
+        tail = [1] * (front.ndim - mask.ndim)
+
+        def shown(back: Elements | None, at: Tensor | None = None) -> Tensor:
+            seen = mask.bool()
+            if back is None:
+                return seen.reshape(*seen.shape, *tail)
+            seen = seen.unsqueeze(1) if at is None else seen[at]
+            if own is not None and own.moves:
+                seen = own.act(back, seen, 2 if at is None else 1)
+            return seen.reshape(*seen.shape, *tail)
+
+        return shown
+
     def _move(
         self,
         kind: TensorType,
@@ -127,16 +156,21 @@ class Canonicalize(nn.Module):
         if kind.batch is None:  # shared by all samples, and invariant
             return x
         front = kind.to_front(x)
-        if mask is not None and kind.moves and front.shape[1 : mask.ndim] == mask.shape[1:]:
-            visible = mask.bool().reshape(*mask.shape, *[1] * (front.ndim - mask.ndim))
-            front = torch.where(visible, front, torch.zeros((), dtype=x.dtype, device=x.device))
+        shown = self._shown(kind, front, mask)
+        front = front if shown is None else torch.where(shown(None), front, front.new_zeros(()))
         if rows is not None:
             at = rows.sample[rows.called]
             back = self.group.inverse(tree_map(lambda g: g[rows.called], rows.element))
-            return kind.from_front(kind.act(back, front[at], 1))
+            moved = kind.act(back, front[at], 1)
+            if shown is not None:  # translations move hidden rows off zero
+                moved = torch.where(shown(back, at), moved, moved.new_zeros(()))
+            return kind.from_front(moved)
         k = measure.weights.shape[1]
         if kind.moves:
-            moved = kind.act(self.group.inverse(measure.elements), front.unsqueeze(1), 2)
+            back = self.group.inverse(measure.elements)
+            moved = kind.act(back, front.unsqueeze(1), 2)
+            if shown is not None:
+                moved = torch.where(shown(back), moved, moved.new_zeros(()))
             return kind.from_front(moved.flatten(0, 1))
         return kind.from_front(front.repeat_interleave(k, 0) if k > 1 else front)
 
@@ -182,7 +216,7 @@ class Restore(nn.Module):
         measure, rows = canonical.measure, canonical.rows
         orbits = measure.orbits if rows is None else rows.orbits
         if orbits is not None:
-            front = mean_over(orbits, kind.rows, front)
+            front = self._over(orbits, kind, front)
         if single:
             moved = (
                 kind.act(measure.elements, front.unsqueeze(1), 2).flatten(0, 1)
@@ -208,6 +242,20 @@ class Restore(nn.Module):
                 "...k,...k->...", moved.movedim(1, -1), self._weights(moved, measure)
             )
         return kind.from_front(mean.to(y.dtype), canonical.leading)
+
+    @staticmethod
+    def _over(orbits: Orbits, kind: TensorType, front: Tensor) -> Tensor:
+        """The mean over the stabiliser: on rows of a set, or on the pixels of a periodic grid."""
+        if not kind.grid:
+            return mean_over(orbits, kind.rows, front)
+        names = [axis.name for axis in kind.inner]
+        if "h" not in names:
+            return mean_over(
+                orbits, [1 + kind.inner.index(a) for a in kind.inner if a.bracketed], front
+            )
+        at = names.index("h") + 1
+        sides = front.shape[at : at + 2]
+        return mean_over(orbits, [at], front.flatten(at, at + 1)).unflatten(at, sides)
 
     @staticmethod
     def _weights(moved: Tensor, measure: GroupMeasure) -> Tensor:

@@ -47,11 +47,10 @@ class GroupMeasure(NamedTuple):
             return g.expand(batch, *g.shape[1:])[row, index]
 
         one = torch.ones_like(index, dtype=self.weights.dtype)
-        orbits = (
-            None
-            if self.orbits is None
-            else Orbits(*[None if o is None else pick(o) for o in self.orbits])
-        )
+        orbits = self.orbits
+        if orbits is not None:
+            pairs = None if orbits.pairs is None else pick(orbits.pairs)
+            orbits = Orbits(pick(orbits.rows), pairs)
         return GroupMeasure(tree_map(pick, self.elements), one, orbits=orbits)
 
 

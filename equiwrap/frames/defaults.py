@@ -6,35 +6,73 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import GroupError, SignatureError
-from ..groups import Euclidean, Group, Orthogonal
-from ..signature import Signature
+from ..groups import (
+    Euclidean,
+    Group,
+    Linear,
+    Orthogonal,
+    Permutations,
+    Product,
+    Scale,
+    Shifts,
+)
+from ..signature import Signature, TensorType
 from .axes import Axes
 from .base import Frame
+from .joint import Joint
 from .keys import Key
+from .linear import Whitened
 from .pca import PCA
+from .scaling import Size
+from .shifts import Shift
+from .sorting import Sorted
 from .whole import Haar, Whole
 
 __all__ = ["defaults", "frame_for", "names"]
+
+Inputs = tuple[TensorType, ...]
 
 _NAMES: dict[str, Callable[..., Frame]] = {
     "whole": Whole,
     "haar": Haar,
     "key": Key,
+    "shift": Shift,
     "axes": Axes,
     "pca": PCA,
+    "linear": Whitened,
+    "size": Size,
+    "sorted": Sorted,
+    "joint": Joint,
 }
 
 # the first row that fits is taken: (name, when, its condition in words)
-_DEFAULTS: tuple[tuple[str, Callable[[Group, bool], bool], str], ...] = (
-    ("key", lambda group, grid: grid and group.order is not None, "finite groups on pixel grids"),
-    ("whole", lambda group, grid: group.order is not None, "finite groups on anything else"),
+_DEFAULTS: tuple[tuple[str, Callable[[Group, Inputs], bool], str], ...] = (
+    ("shift", lambda group, types: isinstance(group, Shifts), "T(2) on periodic grids"),
+    (
+        "key",
+        lambda group, types: _on_grid(types) and group.order is not None,
+        "finite groups on pixel and voxel grids",
+    ),
+    ("sorted", lambda group, types: isinstance(group, Permutations), "S(n) on sets"),
+    ("whole", lambda group, types: group.order is not None, "finite groups on anything else"),
     (
         "axes",
-        lambda group, grid: not grid and isinstance(group, (Orthogonal, Euclidean)),
+        lambda group, types: not _on_grid(types) and isinstance(group, (Orthogonal, Euclidean)),
         "O, SO, E, SE on point clouds",
     ),
-    ("haar", lambda group, grid: group.compact, "other compact groups; exact in the limit only"),
+    ("linear", lambda group, types: isinstance(group, Linear), "GL, SL, Aff on point clouds"),
+    ("size", lambda group, types: isinstance(group, Scale), "R+ on anything with a unit"),
+    (
+        "joint",
+        lambda group, types: isinstance(group, Product) and not _on_grid(types),
+        "products: a frame for each factor, S(n) last",
+    ),
+    ("haar", lambda group, types: group.compact, "other compact groups; exact in the limit only"),
 )
+
+
+def _on_grid(types: Inputs) -> bool:
+    return any(kind.grid for kind in types)
 
 
 def names() -> tuple[str, ...]:
@@ -44,7 +82,7 @@ def names() -> tuple[str, ...]:
 
 def defaults() -> str:
     """The table behind `frame="auto"`, as text."""
-    return "\n".join(f"{name:6} {words}" for name, _, words in _DEFAULTS)
+    return "\n".join(f"{name:10} {words}" for name, _, words in _DEFAULTS)
 
 
 def frame_for(frame: str | Frame, signature: Signature, **options: Any) -> Frame:
@@ -61,17 +99,12 @@ def frame_for(frame: str | Frame, signature: Signature, **options: Any) -> Frame
                 f"itself, as in ew.frames.{type(frame).__name__}({next(iter(options))}=…)."
             )
         return frame
-    grid = any(kind.grid for _, kind in signature.inputs)
-    name = frame
-    if frame == "auto":
-        fitting = [n for n, fits, _ in _DEFAULTS if fits(signature.group, grid)]
-        if not fitting:
-            raise GroupError(
-                f"No frame is known for {signature.group}: name one of {list(names())}."
-            )
-        name = fitting[0]
+    types = tuple(kind for _, kind in signature.inputs)
+    name = _default(signature.group, types) if frame == "auto" else frame
     if name not in _NAMES:
         raise GroupError(f"There is no frame {name!r}: the names are {', '.join(names())}.")
+    if name == "joint":
+        return _joint(signature.group, types, options)
     try:
         return _NAMES[name](**options)
     except TypeError:
@@ -79,3 +112,35 @@ def frame_for(frame: str | Frame, signature: Signature, **options: Any) -> Frame
             f"frame={name!r} does not take {', '.join(options)}: see help(ew.frames."
             f"{_NAMES[name].__name__})."  # type: ignore[attr-defined]
         ) from None
+
+
+def _default(group: Group, types: Inputs) -> str:
+    """The name of the frame that `"auto"` stands for.
+
+    Raises:
+        GroupError: there is none.
+    """
+    for name, fits, _ in _DEFAULTS:
+        if fits(group, types):
+            return name
+    raise GroupError(f"No frame is known for {group}: name one of {list(names())}.")
+
+
+def _joint(group: Group, types: Inputs, options: dict[str, Any]) -> Frame:
+    """A frame for each factor but S(n); options other than those of every frame go to the parts.
+
+    Raises:
+        GroupError: the group is no product.
+    """
+    if not isinstance(group, Product):
+        raise GroupError(f'frame="joint" is for products such as S(n) x O(3), not for {group}.')
+    common = {
+        k: v for k, v in options.items() if k in ("stochastic", "chunk", "detach", "generator")
+    }
+    own = {k: v for k, v in options.items() if k not in common}
+    parts = [
+        _NAMES[_default(f, tuple(TensorType(t.pattern, f) for t in types))](**own)
+        for f in group.factors
+        if not isinstance(f, Permutations)
+    ]
+    return Joint(*parts, **common)

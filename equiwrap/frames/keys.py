@@ -16,7 +16,7 @@ from ..groups import Group
 from .base import Frame, GroupMeasure, TypedInput
 from .reading import image
 
-__all__ = ["Key", "choose"]
+__all__ = ["Key", "check_ties", "choose", "template"]
 
 _CELLS = 15  # the score reads a 15 × 15 summary (odd: no cell is cut by the centre line)
 
@@ -74,9 +74,10 @@ class Key(Frame):
         scale = torch.zeros_like(total)
         for seed, x in enumerate(images):
             wide = x.to(torch.promote_types(x.dtype, torch.float32))
-            cells = (min(_CELLS, x.shape[-2]), min(_CELLS, x.shape[-1]))
-            small = F.adaptive_avg_pool2d(wide, cells).to(elements.dtype)  # [b, c, *cells]
-            centred = small - small.mean((-2, -1), keepdim=True)
+            small = _pooled(wide).to(elements.dtype)  # [b, c, *cells]
+            centred = small - small.flatten(2).mean(-1).reshape(
+                *small.shape[:2], *[1] * (x.ndim - 2)
+            )
             templates = _templates(group, small, seed)  # [|G|, c·cells]
             total = total + centred.flatten(1) @ templates.mT
             size = centred.flatten(1).norm(dim=1) + 1e-2 * small.flatten(1).norm(dim=1)
@@ -86,6 +87,14 @@ class Key(Frame):
     def describe(self, group: Group) -> str:
         how = "exact" if group.lattice else "up to interpolation"
         return f"key: 1 element a sample (at most {group.order} on ties), no network, {how}"
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """`x[b, c, (d,) h, w]` on 15 cells a side at most."""
+    cells = [min(_CELLS, side) for side in x.shape[2:]]
+    if x.ndim == 5:
+        return F.adaptive_avg_pool3d(x, cells)  # type: ignore[arg-type]
+    return F.adaptive_avg_pool2d(x, cells)  # type: ignore[arg-type]
 
 
 def check_ties(ties: str) -> None:
@@ -122,11 +131,11 @@ def choose(elements: Tensor, score: Tensor, scale: Tensor, ties: str) -> GroupMe
 
 
 def _templates(group: Group, like: Tensor, seed: int) -> Tensor:
-    """`[|G|, c·h·w]`: the template turned by every element, since ⟨t, g⁻¹x⟩ = ⟨g t, x⟩.
+    """`[|G|, pixels]`: the template turned by every element, since ⟨t, g⁻¹x⟩ = ⟨g t, x⟩.
 
     A constant of its arguments, remembered in eager mode only (tracers must see it made).
     """
-    shape, device, dtype = tuple(like.shape[-3:]), like.device, like.dtype
+    shape, device, dtype = tuple(like.shape[1:]), like.device, like.dtype
     if torch.compiler.is_compiling() or type(like) is not Tensor:
         return _turned.__wrapped__(group, shape, seed, device, dtype)
     with torch.inference_mode(False), torch.no_grad():
@@ -135,15 +144,25 @@ def _templates(group: Group, like: Tensor, seed: int) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _turned(
-    group: Group, shape: tuple[int, int, int], seed: int, device: torch.device, dtype: torch.dtype
+    group: Group, shape: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """The fixed template, smooth and without symmetry: sines of incommensurate phase."""
-    c, h, w = shape
+    elements = group.elements(device)
+    fixed = template(shape, seed, device, dtype)
+    return act_on_grid(group, elements, fixed.expand(len(elements), *shape)).flatten(1)
+
+
+def template(shape: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """*A fixed picture `[c, h, w]` or `[c, d, h, w]`, smooth and without symmetry*: sines of
+    incommensurate phase.
+    """
+    c, h, w = shape[0], shape[-2], shape[-1]
     i = torch.linspace(-1, 1, h, device=device, dtype=dtype).reshape(1, h, 1)
     j = torch.linspace(-1, 1, w, device=device, dtype=dtype).reshape(1, 1, w)
     tone = 1 + 0.37 * torch.arange(c, device=device, dtype=dtype).reshape(c, 1, 1) + seed
+    if len(shape) == 4:
+        depth = torch.linspace(-1, 1, shape[1], device=device, dtype=dtype).reshape(-1, 1, 1)
+        i, j, tone = i.unsqueeze(1), j.unsqueeze(1), tone.unsqueeze(1)
+        i, j = i + 0.61 * depth, j - 0.83 * depth * depth + 0.29 * depth
     low = 1.3 * i + 0.71 * j + 0.9 * i * j
     high = torch.sin(2.1 * i + 3.3 * j + tone) + torch.sin(5.7 * i * j - 1.9 * j + 2.3 * tone)
-    template = low + 0.5 * high
-    elements = group.elements(device)
-    return act_on_grid(group, elements, template.expand(len(elements), c, h, w)).flatten(1)
+    return low + 0.5 * high

@@ -8,17 +8,26 @@ import torch
 from torch import Tensor
 
 from ..errors import SignatureError
+from ..grids import axes_of
 from ..groups import Group
 from ..representations import Representation, Sum, TensorProduct, letters
 from .base import TypedInput
 
-__all__ = ["batch_of", "cloud", "image"]
+__all__ = ["batch_of", "cloud", "image", "sizes_of"]
 
 
 def batch_of(inputs: Sequence[TypedInput]) -> tuple[int, torch.device]:
     """Batch size and device of a call."""
     value = inputs[0].value
     return value.shape[0], value.device
+
+
+def sizes_of(inputs: Sequence[TypedInput]) -> dict[str, int]:
+    """The lengths of the plain axes of a call, by name: what S(n) and T(2) are bound by."""
+    found: dict[str, int] = {}
+    for kind, value in inputs:
+        found |= kind.sizes(value)
+    return found
 
 
 def cloud(
@@ -77,26 +86,28 @@ def _points(group: Group, rep: Representation, x: Tensor) -> list[tuple[str, Ten
 
 
 def image(inputs: Sequence[TypedInput]) -> list[Tensor]:
-    """Every input with a pixel grid, as `[b, c, h, w]`.
+    """Every input with a grid, as `[b, c, h, w]`, voxels as `[b, c, d, h, w]`.
 
     Raises:
         SignatureError: none has one.
     """
     found = []
     for kind, value in inputs:
-        names = [axis.name for axis in kind.inner]
-        if kind.grid and "h" in names:
-            at = names.index("h") + 1
-            x = value.movedim((at, at + 1), (-2, -1))
-            found.append(x.reshape(x.shape[0], x.shape[1:-2].numel(), *x.shape[-2:]))
-        elif kind.grid:
+        if not kind.grid:
+            continue
+        names, grid = [axis.name for axis in kind.inner], axes_of(kind.group)
+        last = tuple(range(-len(grid), 0))
+        if grid[0] in names:
+            at = names.index(grid[0]) + 1
+            x = value.movedim(tuple(range(at, at + len(grid))), last)
+        else:
             at = next(i + 1 for i, axis in enumerate(kind.inner) if axis.terms == (("h", "w"),))
             side = round(value.shape[at] ** 0.5)
             x = value.movedim(at, -1).unflatten(-1, (side, side))
-            found.append(x.reshape(x.shape[0], x.shape[1:-2].numel(), side, side))
+        found.append(x.reshape(x.shape[0], x.shape[1 : -len(grid)].numel(), *x.shape[-len(grid) :]))
     if not found:
         raise SignatureError(
-            'frame="key" reads a pixel grid, and no input has the axes h w: type one, or use '
+            "This frame reads a grid of pixels, and no input has the axes h w: type one, or use "
             'frame="whole".'
         )
     return found

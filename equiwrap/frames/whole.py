@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import GroupError
-from ..groups import Euclidean, Group, homogeneous
+from ..groups import Euclidean, Group, Linear, Lorentz, Scale, homogeneous
 from .base import Frame, GroupMeasure, TypedInput
-from .reading import batch_of, cloud
+from .reading import batch_of, cloud, sizes_of
 
 __all__ = ["Haar", "Whole"]
 
@@ -28,19 +28,20 @@ class Whole(Frame):
     def read(
         self, group: Group, inputs: Sequence[TypedInput], mask: Tensor | None
     ) -> Mapping[str, Any]:
-        batch, device = batch_of(inputs)
-        return {"batch": batch, "device": device}
+        return {"device": batch_of(inputs)[1], "sizes": sizes_of(inputs)}
 
     def forward(
-        self, group: Group, batch: int = 1, device: torch.device | None = None
+        self,
+        group: Group,
+        device: torch.device | None = None,
+        sizes: Mapping[str, int] | None = None,
     ) -> GroupMeasure:
-        """`→ elements[1, |G|, m, m]`.
+        """`→ elements[1, |G|, m, m]`; `sizes` bind S(n) and T(2).
 
         Raises:
-            GroupError: the group is infinite.
+            GroupError: the group is infinite, or too large to list.
         """
-        elements = group.elements(device)
-        return _uniform(elements)
+        return _uniform(group.at(sizes or {}).elements(device))
 
     def calls(self, group: Group) -> int:
         return group.order or 1
@@ -72,7 +73,12 @@ class Haar(Frame):
     ) -> Mapping[str, Any]:
         _, device = batch_of(inputs)
         positions = cloud(group, inputs)[0] if isinstance(group, Euclidean) else []
-        return {"positions": positions[0] if positions else None, "mask": mask, "device": device}
+        return {
+            "positions": positions[0] if positions else None,
+            "mask": mask,
+            "device": device,
+            "sizes": sizes_of(inputs),
+        }
 
     def forward(
         self,
@@ -80,6 +86,7 @@ class Haar(Frame):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         device: torch.device | None = None,
+        sizes: Mapping[str, int] | None = None,
     ) -> GroupMeasure:
         """`positions[b, n, d]` (Euclidean groups only) → `elements[b or 1, k, m, m]`.
 
@@ -88,9 +95,10 @@ class Haar(Frame):
         """
         if not group.compact and not isinstance(group, Euclidean):
             raise GroupError(
-                f"{group} is not compact: there is no Haar probability to sample; use its own "
-                "frame."
+                f"{group} is not compact: there is no Haar probability to sample. Use "
+                f"frame={_own_frame(group)}, the frame of the group itself."
             )
+        group = group.at(sizes or {})
         generator = self.generator
         if not self.training:
             generator = torch.Generator().manual_seed(self.seed)
@@ -110,6 +118,11 @@ class Haar(Frame):
 
     def describe(self, group: Group) -> str:
         return f"haar: {self.samples} samples a call; exact only in the limit, error about 1/√k"
+
+
+def _own_frame(group: Group) -> str:
+    known = {Linear: '"linear"', Lorentz: '"lorentz"', Scale: '"size"'}
+    return known.get(type(group), '"auto"')
 
 
 def _uniform(elements: Any) -> GroupMeasure:

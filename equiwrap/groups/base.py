@@ -82,7 +82,7 @@ class Group(ABC):
 
     @property
     def order(self) -> int | None:
-        """Number of elements, None where there is no list of them: the group is infinite, or too large."""
+        """Number of elements, None where there is no list: the group is infinite, or too large."""
         return None
 
     @property

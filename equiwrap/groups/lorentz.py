@@ -24,7 +24,7 @@ def metric(size: int, device: Device = None) -> Tensor:
 
 
 def boost(u: Tensor) -> Tensor:
-    """*The symmetric boost that takes (1, 0, …) to u*: `u[..., 1+d], u·u = 1, u₀ > 0 → [..., m, m]`.
+    """*The symmetric boost that takes (1, 0, …) to u*, u·u = 1, u₀ > 0: `u[..., m] → [..., m, m]`.
 
     Λ = [[γ, γβᵀ], [γβ, 1 + γβ γβᵀ/(γ + 1)]] with u = (γ, γβ).
     """
@@ -38,7 +38,7 @@ def boost(u: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Lorentz(Group):
-    """*O(1, d): the matrices with gᵀηg = η; `special`: det g = 1; `orthochronous`: g₀₀ > 0 as well.*
+    """*O(1, d): the matrices with gᵀηg = η; `special`: det g = 1; `orthochronous`: and g₀₀ > 0.*
 
     Signature (+, −, …, −), time first. Not compact: `sample` draws a Haar rotation, an isotropic
     boost of rapidity uniform in [0, 2], another rotation, and the reflections that the group has.

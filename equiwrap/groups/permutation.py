@@ -37,11 +37,12 @@ class Permutations(Group):
 
     @property
     def dim(self) -> int:
-        return self.bound
+        """n, 0 while it is open."""
+        return self.n or 0
 
     @property
     def bound(self) -> int:
-        """n.
+        """The number n of rows.
 
         Raises:
             GroupError: n is still open.

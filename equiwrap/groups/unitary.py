@@ -55,16 +55,16 @@ class Unitary(Group):
         d, found = self.d, []
         for i in range(d):
             for j in range(i + 1, d):
-                real, imaginary = torch.zeros(2, d, d, dtype=torch.complex128)
+                real, imaginary = torch.zeros(2, d, d, dtype=torch.float64)
                 real[i, j], real[j, i] = -1.0, 1.0
-                imaginary[i, j], imaginary[j, i] = 1j, 1j
-                found += [real, imaginary]
+                imaginary[i, j], imaginary[j, i] = 1.0, 1.0
+                found += [real + 0j, 1j * imaginary]
         for i in range(d - self.special):
-            phase = torch.zeros(d, d, dtype=torch.complex128)
-            phase[i, i] = 1j
+            phase = torch.zeros(d, d, dtype=torch.float64)
+            phase[i, i] = 1.0
             if self.special:
-                phase[i + 1, i + 1] = -1j
-            found.append(phase)
+                phase[i + 1, i + 1] = -1.0
+            found.append(1j * phase)
         empty = torch.zeros(0, d, d, dtype=torch.complex128)
         return (torch.stack(found) if found else empty).to(device)
 
@@ -75,7 +75,7 @@ class Unitary(Group):
         generator: torch.Generator | None = None,
         device: Device = None,
     ) -> Tensor:
-        """Haar: QR of a complex Gaussian matrix, R's diagonal made positive; SU: over a root of det."""
+        """Haar: QR of a complex Gaussian matrix, R's diagonal positive; SU: over a root of det."""
         at = generator.device if generator is not None else device
         pair = torch.randn(2, count, self.d, self.d, generator=generator, device=at).double()
         q, r = torch.linalg.qr(torch.complex(*pair.to(device or at)))

@@ -1,4 +1,4 @@
-"""The letters that groups declare: vectors, positions, axial quantities, rows, the regular action."""
+"""The letters that groups declare: vectors, positions, axial quantities, rows, regular actions."""
 
 from __future__ import annotations
 

@@ -196,7 +196,11 @@ class TensorType:
         return x
 
     def _check_numbers(self, x: Tensor, what: str) -> None:
-        """Index actions take any dtype; matrices take the numbers they are made of."""
+        """Index actions take any dtype; matrices take the numbers they are made of.
+
+        Raises:
+            SignatureError: integers, or real numbers where complex ones are needed, or the reverse.
+        """
         if not self.moves or self.permutes:
             return
         wanted = "complex" if self.group.complex else "real floating-point"
