@@ -25,6 +25,12 @@ GOOD = [
     ("O(3)", "b n v -> b v v"),
     ("O(3)", "b n (2 v + a) -> b a, b k"),
     ("E(2)", "... n p -> ... k"),
+    ("E(3)", "pos: (b n) p | batch, edge_index: _ -> {energy: b 1, forces: (b n) v}"),
+    ("SO+(1,3)", "b n v -> b k"),
+    ("S(n)", "b n n, b n c -> b k"),
+    ("S(n) x O(3)", "b n v, b n -> b n v"),
+    ("O_h", "b c d h w -> b k"),
+    ("T(2)", "b c h w -> b c h w"),
 ]
 
 
@@ -56,8 +62,14 @@ def test_signatures_print_what_they_parse(group, text):
         ("E(3)", "b n p -> {b k}", "name"),
         ("E(3)", "b n p p -> b k", "repeats"),
         ("E(3)", "n ... p -> b k", "lead"),
-        ("E(3)", "(b n) p | batch -> b k", "ragged"),
-        ("E(3)", "(b n) p -> b k", "axis of its own"),
+        ("E(3)", "b n p | batch -> b k", "bar names"),
+        ("E(3)", "(b n) p | 9 -> b k", "bar names"),
+        ("E(3)", "(b n) p -> b k", "names 0 arguments"),
+        ("E(3)", "(b n) p | i, (b n) p | j -> b k", "names 2 arguments"),
+        ("E(3)", "n (b c) p -> b k", "axis of its own"),
+        ("S(n)", "(b n) c | batch -> b k", "pad them"),
+        ("S(n) x O(3)", "b (n v) -> b k", "axis of its own"),
+        ("O_h", "b c h d w -> b k", "neighbours"),
         ("E(3)", "9x: b n p -> b k", "not an argument"),
     ],
 )

@@ -1,8 +1,9 @@
 """Frames: maps from inputs to measures on a group, and the one equation that averages over them."""
 
-from .average import Canonical, Canonicalize, Restore, average, mask_among, read_inputs
+from .average import average, mask_among, read_inputs
 from .axes import Axes
 from .base import Frame, GroupMeasure, TypedInput, refuse
+from .canonicalize import Canonical, Canonicalize
 from .defaults import defaults, frame_for, names
 from .joint import Joint
 from .keys import Key
@@ -10,6 +11,8 @@ from .learned import Learned, UprightNet, fit_upright
 from .linear import Whitened
 from .orbits import Orbits
 from .pca import PCA
+from .ragged import RaggedCanonical, RaggedCanonicalize, RaggedRestore, pad_inputs
+from .restore import Restore
 from .scaling import Size
 from .shifts import Shift
 from .sorting import Sorted
@@ -27,6 +30,9 @@ __all__ = [
     "Key",
     "Learned",
     "Orbits",
+    "RaggedCanonical",
+    "RaggedCanonicalize",
+    "RaggedRestore",
     "Restore",
     "Shift",
     "Size",
@@ -41,6 +47,7 @@ __all__ = [
     "frame_for",
     "mask_among",
     "names",
+    "pad_inputs",
     "read_inputs",
     "refuse",
 ]

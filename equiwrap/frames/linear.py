@@ -13,6 +13,7 @@ from ..groups import Group, Linear, Orthogonal, homogeneous
 from ..groups.base import working_dtype
 from .axes import Axes, cloud_arguments
 from .base import Frame, GroupMeasure, TypedInput, refuse
+from .cloud import gather
 from .keys import check_ties
 
 __all__ = ["Whitened"]
@@ -77,7 +78,7 @@ class Whitened(Frame):
         q, r = torch.linalg.qr(torch.where(usable, x, spare))
         sign = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(x.dtype)
         white, root = q * sign.unsqueeze(-2), (r * sign.unsqueeze(-1)).mT
-        inner = self.axes(Orthogonal(group.d, group.special), None, None, vectors=[white])
+        inner = self._inner(group, white, torch.finfo(given.dtype).eps ** 0.5)
         g = root.unsqueeze(1) @ inner.elements
         if group.special:
             volume = root.diagonal(dim1=-2, dim2=-1).prod(-1)
@@ -86,6 +87,17 @@ class Whitened(Frame):
         if group.affine:
             g = homogeneous(g, centre.unsqueeze(1).expand(*g.shape[:2], -1))
         return inner._replace(elements=g)
+
+    def _inner(self, group: Linear, white: Tensor, noise: float) -> GroupMeasure:
+        """The axes of the white cloud, which whitening has made noisier than its dtype.
+
+        The noise is ε times a condition number, which no element leaves alone: ties are judged by
+        its largest value, √ε.
+        """
+        orthogonal = Orthogonal(group.d, group.special)
+        found = gather(orthogonal, None, None, [white], [])
+        level = torch.full_like(found.tau, noise)
+        return self.axes.of_cloud(orthogonal, found._replace(noise=level / 8, tau=8 * level))
 
     def describe(self, group: Group) -> str:
         return "linear: 1 element a sample, the stabiliser on symmetric clouds, exact"
@@ -118,7 +130,7 @@ def _sentence(group: Linear, i: int, spread: Tensor, dtype: torch.dtype) -> str:
     name = str(dtype).removeprefix("torch.")
     return (
         f"Sample {i} has no frame under {group}: its singular values are {sizes}, so that in "
-        f"{name} it does not span R^{group.d}; what fixes it is then not compact, and nothing "
-        "can be averaged. Give inputs that span the space (more points, velocities), or convert them with "
+        f"{name} it does not span R^{group.d}; what fixes it is not compact, and nothing can be "
+        "averaged. Give inputs that span the space (more points, velocities), or convert them with "
         "x.double() if they do so in float64."
     )

@@ -18,9 +18,13 @@ from ..frames import (
     Canonicalize,
     Frame,
     GroupMeasure,
+    RaggedCanonical,
+    RaggedCanonicalize,
+    RaggedRestore,
     Restore,
     average,
     mask_among,
+    pad_inputs,
     read_inputs,
 )
 from ..signature import Signature, TensorType
@@ -103,8 +107,12 @@ class _Measure(nn.Module):
         if frame.training != training:
             frame.train(training)
         group = self.signature.group
-        typed = read_inputs(self.types, inputs)
-        mask = mask_among(self.mask, self.types, inputs, rest)
+        mask: Tensor | None
+        if self.signature.index is not None:
+            typed, mask = pad_inputs(self.types, inputs, rest.get(self.signature.index))
+        else:
+            typed = read_inputs(self.types, inputs)
+            mask = mask_among(self.mask, self.types, inputs, rest)
         measure = frame(group, **frame.read(group, typed, mask))
         if frame.detach:
             measure = measure._replace(elements=tree_map(torch.detach, measure.elements))
@@ -130,7 +138,9 @@ class _Model(nn.Module):
         self.call, self.signature, self.types, self.chunk = call, signature, types, chunk
         self.__dict__["original"] = forward
 
-    def forward(self, canonical: Canonical) -> Any:
+    def forward(self, canonical: Canonical | RaggedCanonical) -> Any:
+        if isinstance(canonical, RaggedCanonical):
+            return [self._call(values) for values in canonical.copies]
         if not self.chunk:
             return self._call(canonical.values)
         rows = self._rows(canonical.values)
@@ -216,9 +226,14 @@ def averaged_graph(
     """
     root = nn.Module()
     root.frame = _Measure(frame, signature, types, mask, view)
-    root.canonicalize = Canonicalize(signature.group, types, mask)
+    group = signature.group
+    if signature.index is not None:
+        root.canonicalize = RaggedCanonicalize(group, types, signature.index)
+        root.restore = RaggedRestore(group, signature)
+    else:
+        root.canonicalize = Canonicalize(group, types, mask)
+        root.restore = Restore(group, signature)
     root.model = _Model(forward, call, signature, types, frame.chunk)
-    root.restore = Restore(signature.group, signature)
     graph = fx.Graph()
 
     def node(target: str, name: str) -> Callable[..., Any]:

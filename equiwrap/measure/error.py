@@ -239,4 +239,6 @@ def _per_sample(sig: Signature, moved: list[Any], expected: list[Any]) -> tuple[
             )
             d.append((a - b).abs().square().sum(-1))
             n.append(a.abs().square().sum(-1))
+    if len({len(t) for t in d}) > 1:  # outputs a row beside outputs a graph
+        d, n = [t.sum(0, keepdim=True) for t in d], [t.sum(0, keepdim=True) for t in n]
     return torch.stack(d).sum(0), torch.stack(n).sum(0)

@@ -3,7 +3,7 @@
     signature := inputs "->" outputs
     inputs    := input ("," input)*          input  := [name ":"] pattern
     outputs   := "..." | pattern ("," pattern)* | "{" name ":" pattern ("," name ":" pattern)* "}"
-    pattern   := "_" | axis+                 axis   := name | number | "..." | "(" product ")" | "("
+    pattern   := "_" | axis+ ["|" name]      axis   := name | number | "..." | "(" product ")" | "("
     sum ")" product   := (name | number)+            sum    := product ("+" product)+
 
 Nothing here knows a group: `types.py` gives the names their meaning.
@@ -33,6 +33,11 @@ class Axis:
         """The single name of a plain axis, None for a bracket."""
         return None if self.bracketed else self.terms[0][0]
 
+    @property
+    def ragged(self) -> bool:
+        """True for `(b n)`, the rows of samples of different sizes."""
+        return self.terms == (("b", "n"),)
+
     def __str__(self) -> str:
         body = " + ".join(" ".join(term) for term in self.terms)
         return f"({body})" if self.bracketed else body
@@ -40,12 +45,17 @@ class Axis:
 
 @dataclass(frozen=True)
 class Pattern:
-    """The axes of one tensor; `axes` is None for `_`, an argument passed through untouched."""
+    """The axes of one tensor; `axes` is None for `_`, an argument passed through untouched.
+
+    `index` names the argument that holds the sample of each row of a ragged `(b n)`.
+    """
 
     axes: tuple[Axis, ...] | None
+    index: str | None = None
 
     def __str__(self) -> str:
-        return "_" if self.axes is None else " ".join(str(axis) for axis in self.axes)
+        body = "_" if self.axes is None else " ".join(str(axis) for axis in self.axes)
+        return f"{body} | {self.index}" if self.index else body
 
 
 def parse_pattern(text: str) -> Pattern:
@@ -57,10 +67,11 @@ def parse_pattern(text: str) -> Pattern:
     text = text.strip()
     if text == "_":
         return Pattern(None)
-    if "|" in text:
+    text, bar, index = (part.strip() for part in text.partition("|"))
+    if bar and not (re.fullmatch(_NAME, index) and text.startswith("(b n)")):
         raise SignatureError(
-            f"The pattern {text!r} names a ragged batch, and this version takes padded ones: pad "
-            'the clouds to "b n p" and name the mask with mask="…".'
+            f"The pattern {text + ' | ' + index!r} cannot be read: the bar names the argument that "
+            'holds the graph of each row, as in "(b n) p | batch".'
         )
     tokens = re.findall(rf"\([^()]*\)|{_NAME}|\d+|\.\.\.", text)
     if not tokens or re.sub(r"\s+", "", "".join(tokens)) != re.sub(r"\s+", "", text):
@@ -68,7 +79,7 @@ def parse_pattern(text: str) -> Pattern:
             f"The pattern {text!r} cannot be read: it is a row of axis names separated by spaces, "
             'as in "b c h w" or "b n (p + v + 1)", or _ for an argument passed through untouched.'
         )
-    return Pattern(tuple(_axis(token, text) for token in tokens))
+    return Pattern(tuple(_axis(token, text) for token in tokens), index or None)
 
 
 def _axis(token: str, whole: str) -> Axis:

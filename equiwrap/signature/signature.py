@@ -51,7 +51,32 @@ class Signature:
                     f"{str(t)!r} in {text!r} has no batch axis: frames are folded into b, so "
                     'write b (or a leading "...") where the batch is.'
                 )
+        found._check_ragged(text)
         return found
+
+    def _check_ragged(self, text: str) -> None:
+        """Rows of several samples need one argument that says whose they are.
+
+        Raises:
+            SignatureError: it is missing, or there are two.
+        """
+        ragged = [t for _, t in (*self.inputs, *self.outputs) if t.ragged]
+        names = {t.pattern.index for t in ragged} - {None}
+        if ragged and len(names) != 1:
+            raise SignatureError(
+                f"{text!r} has rows (b n) and names {len(names)} arguments that hold their graphs: "
+                'name one at an input, as in "pos: (b n) p | batch".'
+            )
+        if any(t.rows for t in ragged) or any(t.padded.rows for t in ragged):
+            raise SignatureError(
+                f"{self.group} permutes rows n, and {text!r} has ragged ones: pad them to b n."
+            )
+
+    @property
+    def index(self) -> str | None:
+        """The argument that holds the sample of each row of the ragged inputs, None without any."""
+        names = [t.pattern.index for _, t in (*self.inputs, *self.outputs) if t.pattern.index]
+        return names[0] if names else None
 
     def __str__(self) -> str:
         def side(pairs: tuple[tuple[str | None, TensorType], ...]) -> str:

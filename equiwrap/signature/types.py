@@ -5,26 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isqrt, prod
 
-import torch
 from torch import Tensor
 
 from ..errors import SignatureError
-from ..grids import act_on_grid, axes_of, check_grid, on_grid
+from ..grids import act_on_grid, axes_of, on_grid
 from ..groups import Elements, Group
 from ..representations import Representation, Sum, TensorProduct, Trivial, letters
+from .checks import check_letters, check_tensor
 from .grammar import Axis, Pattern, parse_pattern
 
 __all__ = ["TensorType"]
-
-_RESERVED = {
-    "v": "a vector",
-    "p": "a position, which translations move",
-    "a": "an axial quantity, which only reflections tell from a vector (or, in the plane, a "
-    "scalar)",
-    "r": "the regular representation of a finite group",
-    "h": "a pixel grid",
-    "w": "a pixel grid",
-}
 
 
 @dataclass(frozen=True)
@@ -47,7 +37,7 @@ class TensorType:
             SignatureError: a letter that the group does not declare, or a grid that is not `h w`.
         """
         found = cls(parse_pattern(text), group)
-        found._check_letters()
+        check_letters(found)
         return found
 
     def __str__(self) -> str:
@@ -67,11 +57,22 @@ class TensorType:
 
     @property
     def batch(self) -> int | None:
-        """Position of the batch axis `b` (0 for a leading `...`), None if there is none."""
+        """Position of the batch axis `b`, 0 for a leading `...` or `(b n)`; None without one."""
         for i, axis in enumerate(self.axes):
-            if axis.name in ("b", "..."):
+            if axis.name in ("b", "...") or axis.ragged:
                 return i
         return None
+
+    @property
+    def ragged(self) -> bool:
+        """True for `(b n) …`: the rows of all samples, one below the other."""
+        return bool(self.axes) and self.axes[0].ragged
+
+    @property
+    def padded(self) -> TensorType:
+        """The same rows as `b n …`."""
+        rows = (Axis((("b",),)), Axis((("n",),)))
+        return TensorType(Pattern((*rows, *self.axes[1:])), self.group) if self.ragged else self
 
     @property
     def inner(self) -> tuple[Axis, ...]:
@@ -122,53 +123,6 @@ class TensorType:
         """Position, in front order, of the axis that is just this letter; None if there is none."""
         return next((i + 1 for i, axis in enumerate(self.inner) if axis.name == name), None)
 
-    # -- checks -----------------------------------------------------------------------------------
-
-    def _check_letters(self) -> None:
-        known = letters(self.group)
-        names = [name for axis in self.axes for term in axis.terms for name in term]
-        grid = axes_of(self.group)
-        for name in names:
-            if name in grid:
-                continue
-            if name in _RESERVED and name not in known:
-                have = sorted(known) + ([" ".join(grid)] if grid else [])
-                raise SignatureError(
-                    f"The letter {name} in {str(self)!r} is {_RESERVED[name]}, and {self.group} "
-                    f"declares only {', '.join(have)}: use one of these, or another name for an "
-                    "axis on which nothing happens."
-                )
-        if "h" in names and grid and not self._grid_is_whole(grid):
-            either = "as two axes or as (h w)" if len(grid) == 2 else "as three axes"
-            raise SignatureError(
-                f"The grid in {str(self)!r} must be the neighbours {' '.join(grid)}, {either}."
-            )
-        for axis in self.axes:
-            if axis.bracketed and any(
-                n in known and known[n].permutes for t in axis.terms for n in t
-            ):
-                raise SignatureError(
-                    f"{str(self)!r} folds the rows n into another axis, and {self.group} permutes "
-                    "them: give n an axis of its own."
-                )
-        if names.count("b") > 1 or names.count("p") > 1:
-            raise SignatureError(f"{str(self)!r} repeats b or p: each stands for one axis at most.")
-        for i, axis in enumerate(self.axes):
-            if axis.name == "..." and i:
-                raise SignatureError(f"In {str(self)!r} the ellipsis must lead: it is the batch.")
-            if axis.bracketed and any("b" in term for term in axis.terms):
-                raise SignatureError(
-                    f"{str(self)!r} folds the batch into another axis: give b an axis of its own."
-                )
-
-    def _grid_is_whole(self, grid: tuple[str, ...]) -> bool:
-        flat = [axis for axis in self.axes if any(set(t) & set(grid) for t in axis.terms)]
-        if len(flat) == 1:
-            return flat[0].terms == (("h", "w"),) and len(grid) == 2
-        names = [axis.name for axis in self.axes]
-        start = names.index(grid[0]) if grid[0] in names else 0
-        return names[start : start + len(grid)] == list(grid) and len(flat) == len(grid)
-
     def check(self, x: object, what: str) -> Tensor:
         """The tensor itself, if it fits.
 
@@ -176,73 +130,7 @@ class TensorType:
             SignatureError: not a tensor, a wrong number of axes, an axis of the wrong size, a grid
                 that is not square, or numbers that the group cannot move (integers, complex).
         """
-        if not isinstance(x, Tensor):
-            raise SignatureError(
-                f"{what} is typed {str(self)!r}, so a tensor is expected, and a "
-                f"{type(x).__name__} was given: type it _ if it is to be passed through."
-            )
-        ellipsis = bool(self.axes) and self.axes[0].name == "..."
-        wanted = len(self.axes) - ellipsis
-        if x.ndim < wanted or (x.ndim > wanted and not ellipsis):
-            raise SignatureError(
-                f"{what} is typed {str(self)!r}, {wanted} axes, and a tensor of shape "
-                f"{list(x.shape)} was given: change the signature or the tensor."
-            )
-        self._check_numbers(x, what)
-        sizes = x.shape[x.ndim - len(self.inner) :] if ellipsis else self._drop_batch(x.shape)
-        for axis, size in zip(self.inner, sizes, strict=True):
-            self._check_axis(axis, size, what)
-        self._check_square(sizes)
-        return x
-
-    def _check_numbers(self, x: Tensor, what: str) -> None:
-        """Index actions take any dtype; matrices take the numbers they are made of.
-
-        Raises:
-            SignatureError: integers, or real numbers where complex ones are needed, or the reverse.
-        """
-        if not self.moves or self.permutes:
-            return
-        wanted = "complex" if self.group.complex else "real floating-point"
-        if x.is_complex() if self.group.complex else x.is_floating_point():
-            return
-        convert = "x.to(torch.complex64)" if self.group.complex else "x.float()"
-        raise SignatureError(
-            f"{what} is typed {str(self)!r}, which {self.group} moves, so {wanted} "
-            f"numbers are needed, and {str(x.dtype).removeprefix('torch.')} was given: "
-            f"convert it ({convert}), or use plain axis names if it is invariant."
-        )
-
-    def _drop_batch(self, shape: torch.Size) -> list[int]:
-        return [s for i, s in enumerate(shape) if i != self.batch]
-
-    def _check_axis(self, axis: Axis, size: int, what: str) -> None:
-        name = axis.name
-        if name is not None and name.isdigit() and int(name) != size:
-            raise SignatureError(f"{what}: {str(self)!r} fixes an axis to {name}, found {size}.")
-        known = letters(self.group)
-        if name in known and known[name].size not in (0, size):
-            raise SignatureError(
-                f"{what} is typed {str(self)!r}: the axis has {size} entries, {name} needs "
-                f"{known[name].size}: name it k if it is invariant."
-            )
-        if axis.bracketed and axis.terms != (("h", "w"),):
-            self.representation(axis, size, what)
-
-    def _check_square(self, sizes: list[int] | torch.Size) -> None:
-        if not self.grid:
-            return
-        names = [axis.name for axis in self.inner]
-        if "h" in names:
-            check_grid(self.group, *[sizes[names.index(n)] for n in axes_of(self.group)])
-            return
-        flat = next(
-            s for a, s in zip(self.inner, sizes, strict=True) if a.bracketed and "h" in a.terms[0]
-        )
-        if isqrt(flat) ** 2 != flat:
-            raise SignatureError(
-                f"(h w) has {flat} entries, which is not a square: write h w as two axes."
-            )
+        return check_tensor(self, x, what)
 
     # -- the action -------------------------------------------------------------------------------
 

@@ -53,7 +53,8 @@ class Handle:
         self.module: nn.Module = view
 
     def _check_parameters(self) -> None:
-        uncovered = [name for name in self.call.required if name not in self.types]
+        index = self.signature.index
+        uncovered = [n for n in self.call.required if n not in self.types and n != index]
         known = [*self.call.parameters, *self.call.keyword_only]
         if uncovered:
             raise SignatureError(
@@ -61,7 +62,16 @@ class Handle:
                 f"model's forward also needs {', '.join(uncovered)}: type each of them, with _ "
                 "for what is passed through untouched."
             )
+        if index is not None and index not in known and not self.call.open:
+            raise SignatureError(
+                f"The signature names {index} as the graph of each row, and the model's forward "
+                f"takes {', '.join(known)}: name the argument that holds it."
+            )
         mask = self.config.mask
+        if mask is not None and index is not None:
+            raise SignatureError(
+                f"mask={mask!r} came beside ragged rows (b n), which have no padding to hide."
+            )
         if mask is not None and mask not in known and not self.call.open:
             raise SignatureError(
                 f"mask={mask!r} names no argument of the model's forward, which takes "
@@ -93,7 +103,7 @@ class Handle:
         import torch
 
         loose = [n for n, v in rest.items() if isinstance(v, torch.Tensor) and n not in self.types]
-        loose = [n for n in loose if n != self.config.mask]
+        loose = [n for n in loose if n not in (self.config.mask, self.signature.index)]
         if loose:
             raise SignatureError(
                 f"The call gives {', '.join(loose)}, which the signature {str(self.signature)!r} "
