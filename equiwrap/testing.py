@@ -114,7 +114,9 @@ def check_representation(
     group = parse_group(group)
     rng = torch.Generator().manual_seed(0)
     g, h = group.sample(samples, generator=rng), group.sample(samples, generator=rng)
+    rep = rep.of_size(rep.size or 3)
     x = torch.randn(samples, 3, rep.size, generator=rng, dtype=torch.float64)
+    x = x + 1j * x.roll(1, 0) if group.complex else x
     both = rep.act(group.compose(g, h), x)
     _refuse_above(
         (both - rep.act(g, rep.act(h, x))).abs(), tol, f"{rep} of {group}: ρ(gh) = ρ(g)ρ(h)"

@@ -14,6 +14,8 @@ torch.set_num_threads(1)  # small tensors: threads would wait for one another
 
 GROUPS = ["C1", "C2", "C3", "C4", "C8", "D1", "D2", "D4", "D3", "SO(2)", "O(2)", "SO(3)", "O(3)"]
 GROUPS += ["SO(4)", "O(4)", "SE(2)", "E(2)", "SE(3)", "E(3)", "C4 x C2", "D2 x SO(3)"]
+GROUPS += ["SO+(1,3)", "SO(1,3)", "O(1,3)", "SO+(1,2)", "U(1)", "U(3)", "SU(2)", "SU(3)", "GL(3)"]
+GROUPS += ["SL(3)", "Aff(2)", "S(5)", "S(5) x O(3)", "R+", "R+ x SO(3)", "O", "O_h"]
 LATTICE = ["C1", "C2", "C4", "D1", "D2", "D4"]
 CLOUD_GROUPS = ["O(2)", "SO(2)", "E(2)", "SE(2)", "O(3)", "SO(3)", "E(3)", "SE(3)"]
 

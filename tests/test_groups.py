@@ -23,6 +23,19 @@ def test_group_laws_hold(name):
     check_group(name)
 
 
+@pytest.mark.parametrize("name", [n for n in GROUPS if " x " not in n])
+def test_the_algebra_generates_the_group(name):
+    group = parse_group(name)
+    basis = group.algebra()
+    if basis.shape[0]:
+        small = torch.randn(8, *basis.shape[:1], 1, 1, dtype=torch.float64)
+        g = torch.matrix_exp((small * basis).sum(1))
+        assert group.distance(g).amax() < 1e-9
+        # independent over the real numbers, as directions in which g can move
+        real = torch.view_as_real(basis).flatten(1) if group.complex else basis.flatten(1)
+        assert torch.linalg.matrix_rank(real) == len(basis)
+
+
 @pytest.mark.parametrize("name", GROUPS)
 def test_names_parse_what_they_print(name):
     assert str(parse_group(name)) == name
