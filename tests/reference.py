@@ -93,3 +93,16 @@ class Convs(torch.nn.Module):
         y = self.two(torch.tanh(self.one(x)))
         ramp = torch.linspace(-1, 1, y.shape[-1], dtype=y.dtype, device=y.device)
         return (y * ramp).mean((-2, -1)) if self.pooled else y
+
+
+def sort_loop(x: Tensor) -> list[list[int]]:
+    """Rows of each set x[b, n, c] in the order of two keys, one set and one row at a time."""
+    from equiwrap.frames.sorting import weight
+
+    found = []
+    for rows in x.double().tolist():
+        keys = []
+        for row in rows:
+            keys.append(tuple(sum(v * weight(s, j) for j, v in enumerate(row)) for s in (0, 1)))
+        found.append(sorted(range(len(rows)), key=keys.__getitem__))
+    return found

@@ -67,7 +67,7 @@ class Frame(nn.Module, ABC):
     `stochastic`: one element of the measure is drawn in training, the whole measure is used in
     eval.
     `chunk`: at most so many elements' worth of the batch go through the model at once.
-    `detach`: no gradient flows through the choice of the frame.
+    `detach_frame`: no gradient flows through the choice of the frame.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class Frame(nn.Module, ABC):
         *,
         stochastic: bool = False,
         chunk: int | None = None,
-        detach: bool = False,
+        detach_frame: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk={chunk} was given; it counts frame elements a call, so ≥ 1.")
-        self.stochastic, self.chunk, self.detach = stochastic, chunk, detach
+        self.stochastic, self.chunk, self.detach_frame = stochastic, chunk, detach_frame
         self.generator = generator
 
     @abstractmethod

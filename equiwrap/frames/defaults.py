@@ -135,7 +135,7 @@ def _joint(group: Group, types: Inputs, options: dict[str, Any]) -> Frame:
     if not isinstance(group, Product):
         raise GroupError(f'frame="joint" is for products such as S(n) x O(3), not for {group}.')
     common = {
-        k: v for k, v in options.items() if k in ("stochastic", "chunk", "detach", "generator")
+        k: v for k, v in options.items() if k in ("stochastic", "chunk", "detach_frame", "generator")
     }
     own = {k: v for k, v in options.items() if k not in common}
     parts = [

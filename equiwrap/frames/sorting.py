@@ -125,5 +125,10 @@ def _project(rows: Tensor, seed: int) -> Tensor:
     """`rows[b, n, c] → ⟨a, x_i⟩[b, n]`: feature by feature, alike at every place."""
     key = torch.zeros_like(rows[..., 0]) if rows.shape[-1] else rows.sum(-1)
     for j in range(rows.shape[-1]):
-        key = key + rows[..., j] * math.sin(1.0 + (j + 1) * (2.0 + seed) ** 0.5 + 1.7 * seed)
+        key = key + rows[..., j] * weight(seed, j)
     return key
+
+
+def weight(seed: int, feature: int) -> float:
+    """The entry of a fixed direction: sines of incommensurate phases."""
+    return math.sin(1.0 + (feature + 1) * (2.3 + seed) ** 0.5 + 1.7 * seed)

@@ -114,7 +114,7 @@ class _Measure(nn.Module):
             typed = read_inputs(self.types, inputs)
             mask = mask_among(self.mask, self.types, inputs, rest)
         measure = frame(group, **frame.read(group, typed, mask))
-        if frame.detach:
+        if frame.detach_frame:
             measure = measure._replace(elements=tree_map(torch.detach, measure.elements))
         if frame.stochastic and training:
             return measure.draw(typed[0].value.shape[0], frame.generator)

@@ -77,7 +77,8 @@ class TensorType:
     @property
     def inner(self) -> tuple[Axis, ...]:
         """The axes in front order, the batch left out."""
-        return tuple(axis for i, axis in enumerate(self.axes) if i != self.batch)
+        at = self.batch
+        return tuple(axis for i, axis in enumerate(self.axes) if i != at)
 
     @property
     def grid(self) -> bool:

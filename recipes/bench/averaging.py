@@ -79,12 +79,15 @@ def images(device: str, rounds: int) -> Iterator[Line]:
     net = timm.create_model("resnet18", num_classes=10).eval().to(device)
     options = [("C4", "key", 1.05), ("D4", "key", 1.08), ("C4", "whole", 3.2)]
     models = [ew.equivariantize(net, g, "b c h w -> b k", frame=f) for g, f, _ in options]
-    for batch in (16, 32):
+    for batch in (8, 16, 32):
         x = torch.randn(batch, 3, 64, 64, device=device)
+        orbit = torch.randn(4 * batch, 3, 64, 64, device=device)
         calls = [lambda m=m, x=x: m(x) for m in [net, *models]]
-        plain, *times = interleaved(calls, rounds, device)
+        plain, *times, four = interleaved([*calls, lambda x=orbit: net(x)], rounds, device)
         for (group, frame, goal), seconds in zip(options, times, strict=True):
             yield Line(f"resnet18, batch {batch}: {frame} {group}", seconds, plain, goal)
+        what = f"resnet18, batch {batch}: whole C4 over the plain model on {4 * batch} images"
+        yield Line(what, times[-1], four, 1.05)
 
 
 def frames(device: str, rounds: int, compiled: bool) -> Iterator[Line]:
