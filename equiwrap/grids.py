@@ -19,7 +19,7 @@ __all__ = ["act_on_grid", "axes_of", "check_grid", "disk", "on_grid", "swaps_axe
 
 def on_grid(group: Group) -> bool:
     """True where the group moves a grid: `axes_of` it is not empty."""
-    return bool(axes_of(group))
+    return len(axes_of(group)) > 0
 
 
 def axes_of(group: Group) -> tuple[str, ...]:

@@ -145,7 +145,7 @@ def _tolerance(ratio: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _check(group: Group, given: Sequence[Tensor], axials: int) -> None:
-    if not isinstance(group, Orthogonal | Euclidean):
+    if not isinstance(group, (Orthogonal, Euclidean)):
         raise GroupError(
             f"A frame of axes was asked for {group}; axes are frames of O(d), SO(d), E(d) and "
             'SE(d). For a finite group average over its elements (frame="whole"), and for others '

@@ -120,7 +120,7 @@ def _outer(
     elements: list[Elements] = []
     weights = calls = None
     ragged = any(m.ragged for m in measures)
-    batch = max((m.weights.shape[0] for m in measures), default=1)
+    batch = max([1, *[m.weights.shape[0] for m in measures]])
     for m in measures:
         w = m.weights.expand(batch, -1)
         k = w.shape[1]

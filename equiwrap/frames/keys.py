@@ -18,6 +18,8 @@ from .reading import image
 
 __all__ = ["Key", "check_ties", "choose", "template"]
 
+# torch.compile keeps lengths that depend on data since this version; before, it takes the first tie
+SYMBOLIC = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 13)
 _CELLS = 15  # the score reads a 15 × 15 summary (odd: no cell is cut by the centre line)
 
 
@@ -121,7 +123,9 @@ def choose(elements: Tensor, score: Tensor, scale: Tensor, ties: str) -> GroupMe
     first = tied.to(torch.int8).argmax(-1)
     # traced code cannot branch on data: it keeps the list, whose length is then symbolic
     compiling = torch.compiler.is_compiling()
-    if ties == "first" or not (compiling or bool((tied.sum(-1) > 1).any())):
+    listed = SYMBOLIC or not torch.compiler.is_dynamo_compiling()
+    several = listed if compiling else ties != "first" and bool((tied.sum(-1) > 1).any())
+    if ties == "first" or not several:
         one = elements.index_select(0, first).unsqueeze(1)
         return GroupMeasure(one, one.new_ones(one.shape[:2]))
     kept = tied | (torch.arange(len(elements), device=tied.device) == first.unsqueeze(-1))

@@ -62,7 +62,8 @@ class Call:
                 f"forward takes {len(self.parameters)} positional arguments "
                 f"({', '.join(self.parameters)}) and {len(args)} were given."
             )
-        bound = dict(zip([*self.parameters, *extra], args, strict=False))
+        names = [*self.parameters, *extra][: len(args)]
+        bound = dict(zip(names, args, strict=True))
         twice = sorted(set(bound) & set(kwargs))
         if twice:
             raise TypeError(f"forward got several values for {', '.join(twice)}.")

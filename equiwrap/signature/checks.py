@@ -97,7 +97,7 @@ def check_tensor(kind: TensorType, x: object, what: str) -> Tensor:
             f"{what} is typed {str(kind)!r}, so a tensor is expected, and a "
             f"{type(x).__name__} was given: type it _ if it is to be passed through."
         )
-    ellipsis = bool(kind.axes) and kind.axes[0].name == "..."
+    ellipsis = len(kind.axes) > 0 and kind.axes[0].name == "..."
     wanted = len(kind.axes) - ellipsis
     if x.ndim < wanted or (x.ndim > wanted and not ellipsis):
         raise SignatureError(
@@ -140,7 +140,8 @@ def _check_axis(kind: TensorType, axis: Axis, size: int, what: str) -> None:
     if name is not None and name.isdigit() and int(name) != size:
         raise SignatureError(f"{what}: {str(kind)!r} fixes an axis to {name}, found {size}.")
     known = letters(kind.group)
-    if name in known and known[name].size not in (0, size):
+    fixed = known[name].size if name in known else 0
+    if fixed != 0 and fixed != size:
         raise SignatureError(
             f"{what} is typed {str(kind)!r}: the axis has {size} entries, {name} needs "
             f"{known[name].size}: name it k if it is invariant."

@@ -66,7 +66,7 @@ class TensorType:
     @property
     def ragged(self) -> bool:
         """True for `(b n) …`: the rows of all samples, one below the other."""
-        return bool(self.axes) and self.axes[0].ragged
+        return len(self.axes) > 0 and self.axes[0].ragged
 
     @property
     def padded(self) -> TensorType:
