@@ -89,7 +89,8 @@ class Joint(Frame):
             return GroupMeasure(tuple(elements), weights, ragged, calls)
         moved = _canonical(factors, elements, inputs, mask)
         rows = rows_of(group.factors[permuting[0]], _under(group.factors[permuting[0]], moved))
-        eps = max(torch.finfo(x.value.dtype).eps for x in inputs if x.value.is_floating_point())
+        dtypes = [x.value.dtype for x in inputs]
+        eps = max(torch.finfo(t).eps for t in dtypes if t.is_floating_point or t.is_complex)
         order, labels = sort_rows(rows, CLOSE * eps**0.5)
         b = inputs[0].value.shape[0]
         shape = (b, len(order) // b, order.shape[-1])

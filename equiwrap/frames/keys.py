@@ -129,9 +129,9 @@ def choose(elements: Tensor, score: Tensor, scale: Tensor, ties: str) -> GroupMe
         one = elements.index_select(0, first).unsqueeze(1)
         return GroupMeasure(one, one.new_ones(one.shape[:2]))
     kept = tied | (torch.arange(len(elements), device=tied.device) == first.unsqueeze(-1))
-    weights = kept / kept.sum(-1, keepdim=True)
+    weights = kept.to(elements.dtype) / kept.sum(-1, keepdim=True)
     every = elements.unsqueeze(0).expand(score.shape[0], *elements.shape)
-    return GroupMeasure(every, weights.to(elements.dtype), ragged=True)
+    return GroupMeasure(every, weights, ragged=True)
 
 
 def _templates(group: Group, like: Tensor, seed: int) -> Tensor:

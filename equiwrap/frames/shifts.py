@@ -77,11 +77,11 @@ class Shift(Frame):
         )
         most = int(kept.sum(1).amax())
         index = kept.to(torch.int8).sort(dim=1, descending=True, stable=True).indices[:, :most]
-        weights = kept.gather(1, index) / kept.sum(1, keepdim=True)
+        weights = kept.gather(1, index).double() / kept.sum(1, keepdim=True)
         labels = (i % rows[:, None])[:, :, None] * w + (j % columns[:, None])[:, None, :]
         labels = labels.flatten(1).unsqueeze(1).expand(b, most, h * w)
         elements = torch.stack([index // w, index % w], -1)
-        return GroupMeasure(elements, weights.double(), ragged=True, orbits=Orbits(labels))
+        return GroupMeasure(elements, weights, ragged=True, orbits=Orbits(labels))
 
     def describe(self, group: Group) -> str:
         return "shift: 1 element a sample, periods averaged over in the same call, exact"

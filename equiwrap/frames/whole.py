@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import GroupError
 from ..groups import Euclidean, Group, Linear, Lorentz, Scale, homogeneous
+from ..groups.base import working_dtype
 from .base import Frame, GroupMeasure, TypedInput
 from .reading import batch_of, cloud, sizes_of
 
@@ -128,7 +129,10 @@ def _own_frame(group: Group) -> str:
 def _uniform(elements: Any) -> GroupMeasure:
     first = tree_leaves(elements)[0]
     k = first.shape[0]
-    return GroupMeasure(tree_map(lambda g: g.unsqueeze(0), elements), first.new_full((1, k), 1 / k))
+    return GroupMeasure(
+        tree_map(lambda g: g.unsqueeze(0), elements),
+        torch.full((1, k), 1 / k, dtype=working_dtype(first.device), device=first.device),
+    )
 
 
 def _centroid(x: Tensor, mask: Tensor | None) -> Tensor:
