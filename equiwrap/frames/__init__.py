@@ -12,6 +12,7 @@ from .linear import Whitened
 from .orbits import Orbits
 from .pca import PCA
 from .ragged import RaggedCanonical, RaggedCanonicalize, RaggedRestore, pad_inputs
+from .restframe import Rest
 from .restore import Restore
 from .scaling import Size
 from .shifts import Shift
@@ -33,6 +34,7 @@ __all__ = [
     "RaggedCanonical",
     "RaggedCanonicalize",
     "RaggedRestore",
+    "Rest",
     "Restore",
     "Shift",
     "Size",

@@ -10,6 +10,7 @@ from ..groups import (
     Euclidean,
     Group,
     Linear,
+    Lorentz,
     Orthogonal,
     Permutations,
     Product,
@@ -23,6 +24,7 @@ from .joint import Joint
 from .keys import Key
 from .linear import Whitened
 from .pca import PCA
+from .restframe import Rest
 from .scaling import Size
 from .shifts import Shift
 from .sorting import Sorted
@@ -40,6 +42,7 @@ _NAMES: dict[str, Callable[..., Frame]] = {
     "axes": Axes,
     "pca": PCA,
     "linear": Whitened,
+    "lorentz": Rest,
     "size": Size,
     "sorted": Sorted,
     "joint": Joint,
@@ -61,6 +64,7 @@ _DEFAULTS: tuple[tuple[str, Callable[[Group, Inputs], bool], str], ...] = (
         "O, SO, E, SE on point clouds",
     ),
     ("linear", lambda group, types: isinstance(group, Linear), "GL, SL, Aff on point clouds"),
+    ("lorentz", lambda group, types: isinstance(group, Lorentz), "Lorentz groups on vectors"),
     ("size", lambda group, types: isinstance(group, Scale), "R+ on anything with a unit"),
     (
         "joint",
@@ -135,7 +139,9 @@ def _joint(group: Group, types: Inputs, options: dict[str, Any]) -> Frame:
     if not isinstance(group, Product):
         raise GroupError(f'frame="joint" is for products such as S(n) x O(3), not for {group}.')
     common = {
-        k: v for k, v in options.items() if k in ("stochastic", "chunk", "detach_frame", "generator")
+        k: v
+        for k, v in options.items()
+        if k in ("stochastic", "chunk", "detach_frame", "generator")
     }
     own = {k: v for k, v in options.items() if k not in common}
     parts = [
