@@ -163,7 +163,10 @@ def check_frame(
     for i in range(samples):
         h = group.sample(1, generator=rng, device=x.device)
         front = kind.to_front(x)
-        moved = kind.from_front(kind.act(h, front.double(), 1).to(x.dtype), kind.leading(x))
+        moved = kind.from_front(
+            kind.act(h, front.to(torch.promote_types(x.dtype, torch.float64)), 1).to(x.dtype),
+            kind.leading(x),
+        )
         there = measure(moved)
         expected = group.compose(h, mu.elements)
         _refuse_above(

@@ -4,6 +4,7 @@ from .average import average, mask_among, read_inputs
 from .axes import Axes
 from .base import Frame, GroupMeasure, TypedInput, refuse
 from .canonicalize import Canonical, Canonicalize
+from .complex_axes import ComplexAxes
 from .defaults import defaults, frame_for, names
 from .joint import Joint
 from .keys import Key
@@ -24,6 +25,7 @@ __all__ = [
     "Axes",
     "Canonical",
     "Canonicalize",
+    "ComplexAxes",
     "Frame",
     "GroupMeasure",
     "Haar",

@@ -16,10 +16,12 @@ from ..groups import (
     Product,
     Scale,
     Shifts,
+    Unitary,
 )
 from ..signature import Signature, TensorType
 from .axes import Axes
 from .base import Frame
+from .complex_axes import ComplexAxes
 from .joint import Joint
 from .keys import Key
 from .linear import Whitened
@@ -43,6 +45,7 @@ _NAMES: dict[str, Callable[..., Frame]] = {
     "pca": PCA,
     "linear": Whitened,
     "lorentz": Rest,
+    "unitary": ComplexAxes,
     "size": Size,
     "sorted": Sorted,
     "joint": Joint,
@@ -65,6 +68,7 @@ _DEFAULTS: tuple[tuple[str, Callable[[Group, Inputs], bool], str], ...] = (
     ),
     ("linear", lambda group, types: isinstance(group, Linear), "GL, SL, Aff on point clouds"),
     ("lorentz", lambda group, types: isinstance(group, Lorentz), "Lorentz groups on vectors"),
+    ("unitary", lambda group, types: isinstance(group, Unitary), "U, SU on complex clouds"),
     ("size", lambda group, types: isinstance(group, Scale), "R+ on anything with a unit"),
     (
         "joint",

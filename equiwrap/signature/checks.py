@@ -140,11 +140,11 @@ def _check_axis(kind: TensorType, axis: Axis, size: int, what: str) -> None:
     if name is not None and name.isdigit() and int(name) != size:
         raise SignatureError(f"{what}: {str(kind)!r} fixes an axis to {name}, found {size}.")
     known = letters(kind.group)
-    fixed = known[name].size if name in known else 0
+    fixed = known[name].size if name is not None and name in known else 0
     if fixed != 0 and fixed != size:
         raise SignatureError(
             f"{what} is typed {str(kind)!r}: the axis has {size} entries, {name} needs "
-            f"{known[name].size}: name it k if it is invariant."
+            f"{fixed}: name it k if it is invariant."
         )
     if axis.bracketed and axis.terms != (("h", "w"),):
         kind.representation(axis, size, what)
