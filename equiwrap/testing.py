@@ -178,9 +178,9 @@ def _set_gap(elements: Tensor, weights: Tensor, other: GroupMeasure) -> Tensor:
     """How far every supported element is from its like in the other measure, and the weight
     there.
     """
-    gap = (
-        (elements.unsqueeze(2) - other.elements.unsqueeze(1)).flatten(-2).norm(dim=-1)
-    )  # [b, k, k']
+    apart = elements.unsqueeze(2) - other.elements.unsqueeze(1)
+    apart = apart if apart.is_complex() else apart.double()  # indices of permutations too
+    gap = apart.flatten(3).norm(dim=-1)  # [b, k, k']
     absent = torch.full_like(gap, float("inf"))
     near = torch.where(other.weights.unsqueeze(1) > 0, gap, absent).amin(-1)
     far = torch.where(weights.unsqueeze(2) > 0, gap, absent).amin(1)

@@ -372,7 +372,9 @@ def test_gradients_with_respect_to_generic_inputs_are_those_of_the_map(name):
     model = ew.equivariantize(Dense(4, 3, (2,)), name, f"b n {letter(name)} -> b k")
     x = torch.randn(2, 4, 3, dtype=D, requires_grad=True)
     assert torch.autograd.gradcheck(model, (x,))
-    detached = ew.equivariantize(Dense(4, 3, (2,)), name, f"b n {letter(name)} -> b k", detach_frame=True)
+    detached = ew.equivariantize(
+        Dense(4, 3, (2,)), name, f"b n {letter(name)} -> b k", detach_frame=True
+    )
     detached(x).sum().backward()
     assert x.grad.isfinite().all()
 

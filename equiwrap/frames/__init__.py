@@ -5,7 +5,9 @@ from .axes import Axes
 from .base import Frame, GroupMeasure, TypedInput, refuse
 from .canonicalize import Canonical, Canonicalize
 from .complex_axes import ComplexAxes
+from .continuity import ContinuityReport, continuity_report
 from .defaults import defaults, frame_for, names
+from .graphs import Labelled, automorphisms
 from .joint import Joint
 from .keys import Key
 from .learned import Learned, UprightNet, fit_upright
@@ -16,8 +18,10 @@ from .ragged import RaggedCanonical, RaggedCanonicalize, RaggedRestore, pad_inpu
 from .restframe import Rest
 from .restore import Restore
 from .scaling import Size
+from .separated import Separated
 from .shifts import Shift
 from .sorting import Sorted
+from .weighted import Weighted
 from .whole import Haar, Whole
 
 __all__ = [
@@ -26,11 +30,13 @@ __all__ = [
     "Canonical",
     "Canonicalize",
     "ComplexAxes",
+    "ContinuityReport",
     "Frame",
     "GroupMeasure",
     "Haar",
     "Joint",
     "Key",
+    "Labelled",
     "Learned",
     "Orbits",
     "RaggedCanonical",
@@ -38,14 +44,18 @@ __all__ = [
     "RaggedRestore",
     "Rest",
     "Restore",
+    "Separated",
     "Shift",
     "Size",
     "Sorted",
     "TypedInput",
     "UprightNet",
+    "Weighted",
     "Whitened",
     "Whole",
+    "automorphisms",
     "average",
+    "continuity_report",
     "defaults",
     "fit_upright",
     "frame_for",

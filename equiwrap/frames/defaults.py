@@ -22,14 +22,17 @@ from ..signature import Signature, TensorType
 from .axes import Axes
 from .base import Frame
 from .complex_axes import ComplexAxes
+from .graphs import Labelled
 from .joint import Joint
 from .keys import Key
 from .linear import Whitened
 from .pca import PCA
 from .restframe import Rest
 from .scaling import Size
+from .separated import Separated
 from .shifts import Shift
 from .sorting import Sorted
+from .weighted import Weighted
 from .whole import Haar, Whole
 
 __all__ = ["defaults", "frame_for", "names"]
@@ -48,6 +51,9 @@ _NAMES: dict[str, Callable[..., Frame]] = {
     "unitary": ComplexAxes,
     "size": Size,
     "sorted": Sorted,
+    "labelled": Labelled,
+    "weighted": Weighted,
+    "separated": Separated,
     "joint": Joint,
 }
 
@@ -58,6 +64,13 @@ _DEFAULTS: tuple[tuple[str, Callable[[Group, Inputs], bool], str], ...] = (
         "key",
         lambda group, types: _on_grid(types) and group.order is not None,
         "finite groups on pixel and voxel grids",
+    ),
+    (
+        "labelled",
+        lambda group, types: (
+            isinstance(group, Permutations) and any(len(t.rows) > 1 for t in types)
+        ),
+        "S(n) on graphs, inputs with two axes n",
     ),
     ("sorted", lambda group, types: isinstance(group, Permutations), "S(n) on sets"),
     ("whole", lambda group, types: group.order is not None, "finite groups on anything else"),
@@ -109,6 +122,8 @@ def frame_for(frame: str | Frame, signature: Signature, **options: Any) -> Frame
         return frame
     types = tuple(kind for _, kind in signature.inputs)
     name = _default(signature.group, types) if frame == "auto" else frame
+    if name == "weighted" and isinstance(signature.group, Permutations):
+        name = "separated"  # the weighted frame of S(n)
     if name not in _NAMES:
         raise GroupError(f"There is no frame {name!r}: the names are {', '.join(names())}.")
     if name == "joint":
