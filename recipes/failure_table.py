@@ -147,9 +147,9 @@ under ten random elements: the largest change of invariant outputs and of output
 to the largest output. Bold figures are above 1e-4 (float32), 1e-9 (float64) and what the
 coordinates themselves have lost to rounding, 4 ε · offset / extent. *Calls*: how often that sample
 went through the model. *a sentence*: the sample has no frame, because what fixes it is not compact
-or because its dtype cannot resolve it, and the error names it. *Reference*: the code of minimal frame averaging by its authors (github.com/divelab/MFA),
-one sample at a time, measured when this project began and quoted; one entry stands for all the
-groups of a case.
+or because its dtype cannot resolve it, and the error names it. *Reference*: the code of minimal
+frame averaging by its authors (github.com/divelab/MFA), one sample at a time, measured when this
+project began and quoted; one entry stands for all the groups of a case.
 
 | input | group | float32 | float64 | calls | reference |
 |---|---|--:|--:|--:|---|

@@ -21,6 +21,7 @@ from .scaling import Size
 from .separated import Separated
 from .shifts import Shift
 from .sorting import Sorted
+from .spectral import Eigenspaces, SpectralAverage, eigenspaces, normalized_laplacian
 from .weighted import Weighted
 from .whole import Haar, Whole
 
@@ -31,6 +32,7 @@ __all__ = [
     "Canonicalize",
     "ComplexAxes",
     "ContinuityReport",
+    "Eigenspaces",
     "Frame",
     "GroupMeasure",
     "Haar",
@@ -51,16 +53,19 @@ __all__ = [
     "TypedInput",
     "UprightNet",
     "Weighted",
+    "SpectralAverage",
     "Whitened",
     "Whole",
     "automorphisms",
     "average",
     "continuity_report",
     "defaults",
+    "eigenspaces",
     "fit_upright",
     "frame_for",
     "mask_among",
     "names",
+    "normalized_laplacian",
     "pad_inputs",
     "read_inputs",
     "refuse",
