@@ -5,12 +5,14 @@ from .axes import Axes
 from .base import Frame, GroupMeasure, TypedInput, refuse
 from .canonicalize import Canonical, Canonicalize
 from .complex_axes import ComplexAxes
+from .confidence import Confidence
 from .continuity import ContinuityReport, continuity_report
 from .defaults import defaults, frame_for, names
+from .drawn import Drawn, Partial
 from .graphs import Labelled, automorphisms
 from .joint import Joint
 from .keys import Key
-from .learned import Learned, UprightNet, fit_upright
+from .learned import Learned
 from .linear import Whitened
 from .orbits import Orbits
 from .pca import PCA
@@ -22,6 +24,7 @@ from .separated import Separated
 from .shifts import Shift
 from .sorting import Sorted
 from .spectral import Eigenspaces, SpectralAverage, eigenspaces, normalized_laplacian
+from .upright import UprightNet, fit_upright
 from .weighted import Weighted
 from .whole import Haar, Whole
 
@@ -31,7 +34,9 @@ __all__ = [
     "Canonical",
     "Canonicalize",
     "ComplexAxes",
+    "Confidence",
     "ContinuityReport",
+    "Drawn",
     "Eigenspaces",
     "Frame",
     "GroupMeasure",
@@ -41,6 +46,7 @@ __all__ = [
     "Labelled",
     "Learned",
     "Orbits",
+    "Partial",
     "RaggedCanonical",
     "RaggedCanonicalize",
     "RaggedRestore",

@@ -16,7 +16,7 @@ from .pivots import basis, choose
 from .reading import cloud
 from .ties import elements, resolve
 
-__all__ = ["Axes"]
+__all__ = ["Axes", "cloud_arguments", "place"]
 
 
 class Axes(Frame):
@@ -80,7 +80,7 @@ class Axes(Frame):
         rotation = basis(points.points, pivots.unsqueeze(1), sign.unsqueeze(1))  # [b, 1, d, d]
         one = rotation.new_ones(rotation.shape[:2])
         if self.ties == "first" or torch.compiler.is_compiling() or not bool(tied.any()):
-            return GroupMeasure(_place(group, rotation, points.centroid), one)
+            return GroupMeasure(place(group, rotation, points.centroid), one)
         flagged = tied.nonzero()[:, 0]
         some = points.rows(flagged)
         found = resolve(some, special, self.rank)
@@ -88,19 +88,19 @@ class Axes(Frame):
         width = several.shape[1]
         rotation = rotation.repeat(1, width, 1, 1).index_copy(0, flagged, several)
         if width == 1:  # close calls, but no ties
-            return GroupMeasure(_place(group, rotation, points.centroid), one)
+            return GroupMeasure(place(group, rotation, points.centroid), one)
         weights = torch.nn.functional.pad(one, (0, width - 1)).index_copy(0, flagged, found.weights)
         own = torch.arange(width, device=weights.device).repeat(len(weights), 1)
         calls = own.index_copy(0, flagged, found.calls)
         return GroupMeasure(
-            _place(group, rotation, points.centroid), weights, ragged=True, calls=calls
+            place(group, rotation, points.centroid), weights, ragged=True, calls=calls
         )
 
     def describe(self, group: Group) -> str:
         return "axes: 1 element a sample, the stabiliser on symmetric clouds, exact"
 
 
-def _place(group: Group, rotation: Tensor, centroid: Tensor) -> Tensor:
+def place(group: Group, rotation: Tensor, centroid: Tensor) -> Tensor:
     """`R[b, k, d, d]` → elements of the group, about the centroid where it has translations."""
     if not group.affine:
         return rotation

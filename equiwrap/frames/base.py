@@ -98,6 +98,9 @@ class Frame(nn.Module, ABC):
     def forward(self, group: Group, *args: Any, **kwargs: Any) -> GroupMeasure:
         """The measure of every sample."""
 
+    def bind(self, forward: Callable[..., Any]) -> None:
+        """The forward of the model that is wrapped, for frames that ask it; others ignore it."""
+
     def calls(self, group: Group) -> int:
         """How many times the batch goes through the model, off ties."""
         return 1

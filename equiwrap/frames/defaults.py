@@ -22,6 +22,7 @@ from ..signature import Signature, TensorType
 from .axes import Axes
 from .base import Frame
 from .complex_axes import ComplexAxes
+from .confidence import Confidence
 from .graphs import Labelled
 from .joint import Joint
 from .keys import Key
@@ -52,6 +53,7 @@ _NAMES: dict[str, Callable[..., Frame]] = {
     "size": Size,
     "sorted": Sorted,
     "labelled": Labelled,
+    "confidence": Confidence,
     "weighted": Weighted,
     "separated": Separated,
     "joint": Joint,

@@ -1,95 +1,115 @@
-"""Learned canonicalisation: a network scores every element of the orbit, and the best is taken.
+"""Learned canonicalisation: a network scores the elements of a finite group, or gives the axes.
 
-Exact by construction for any network: it scores each g⁻¹x by itself, so that turning x only
-permutes the scores. What training changes is *which* orientation wins: with the upright prior, the
-one in which the images of the training set come, so that a frozen model is shown what it knows.
+Scores are exact by construction for any network: it scores each g⁻¹x by itself, so that turning x
+only permutes the scores. What training changes is *which* orientation wins: with the upright prior,
+the one in which the images of the training set come, so that a frozen model is shown what it knows.
+Axes are as exact as the network that gives them is equivariant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import GroupError
 from ..grids import act_on_grid
-from ..groups import Group
+from ..groups import Euclidean, Group, Orthogonal
+from .axes import Axes, cloud_arguments, place
 from .base import Frame, GroupMeasure, TypedInput
 from .keys import check_ties, choose
 from .reading import image
 
-__all__ = ["Learned", "UprightNet", "fit_upright"]
-
-
-class UprightNet(nn.Module):
-    """*How upright an image looks*, `x[b, c, h, w] → [b]`: a few thousand weights on a 32 × 32
-    copy.
-    """
-
-    def __init__(self, channels: int, width: int = 16) -> None:
-        super().__init__()
-        self.size = 32
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, width, 5, padding=2, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 3, padding=1, stride=2),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(2 * width * (self.size // 4) ** 2, 2 * width),
-            nn.ReLU(),
-            nn.Linear(2 * width, 1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x[b, c, h, w] → score[b]`."""
-        small = (
-            F.adaptive_avg_pool2d(x, self.size)
-            if x.shape[-1] > self.size
-            else F.interpolate(x, self.size)
-        )
-        return self.body(small).flatten()
+__all__ = ["Learned"]
 
 
 class Learned(Frame):
-    """*μ_x uniform on {g : e(g⁻¹x) is largest}, e a network `[b, c, h, w] → [b]`.*
+    """*μ_x uniform on {g : e(g⁻¹x) is largest}*, or *the axes of vectors v(x)*; e and v networks.
 
-    `x[b, c, h, w] → elements[b, 1, 2, 2]`; `[b, |G|, 2, 2]` where a sample of the batch has ties.
-    Costs
-    |G| calls of the small network. `identity_rate` says how often the identity wins.
+    Finite groups on images: `network` takes `x[b, c, h, w] → [b]`; `elements[b, 1, 2, 2]`, or
+    `[b, |G|, 2, 2]` where a sample of the batch has ties. Costs |G| calls of the small network.
+    With `straight_through` all elements are called in training, and the weights are
+    onehot + softmax(e/T) − stop(softmax(e/T)): the forward is that of the best element, the
+    gradient reaches the network as that of the softmax at `temperature` T.
 
-    Degenerate: symmetric images tie and are averaged over, as in `Key`.
-    Error: 0 off ties for lattice groups; the choice itself is not differentiated.
+    O, SO, E, SE on clouds: `network` takes `x[b, n, d]` (about the centroid under E and SE) to
+    vectors `[b, m, d]`, and `Axes` of these vectors are the frame; the points themselves complete
+    it where the vectors do not span. Gradients flow into the network. Exact as far as the network
+    is equivariant: `consistency` measures it.
+
+    `identity_rate` says how often the identity wins, `consistency` how often (images), or how
+    exactly (clouds), the canonical input of g x is that of x.
+
+    Degenerate: symmetric images tie and are averaged over, as in `Key`; symmetric clouds as in
+    `Axes`.
+    Error: 0 off ties for lattice groups; that of `Axes`, and of the network, for clouds, over the
+    size of the vectors where they nearly cancel.
     Source: Kaba et al. 2023; Mondal et al. 2023 for the upright prior.
     """
 
-    def __init__(self, network: nn.Module, *, ties: str = "average", **options: Any) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        ties: str = "average",
+        straight_through: bool = False,
+        temperature: float = 1.0,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         check_ties(ties)
         self.network, self.ties = network, ties
+        self.straight_through, self.temperature = straight_through, temperature
 
     def read(
         self, group: Group, inputs: Sequence[TypedInput], mask: Tensor | None
     ) -> Mapping[str, Any]:
-        return {"images": image(inputs)[0]}
+        if isinstance(group, (Orthogonal, Euclidean)) and not any(k.grid for k, _ in inputs):
+            given = cloud_arguments(group, inputs, mask)
+            first = given["positions"] if given["positions"] is not None else given["vectors"][0]
+            return {"x": first, "mask": given["mask"]}
+        return {"x": image(inputs)[0]}
 
-    def forward(self, group: Group, images: Tensor) -> GroupMeasure:
-        """`images[b, c, h, w] → elements[b, 1 or |G|, 2, 2]`.
+    def forward(self, group: Group, x: Tensor, mask: Tensor | None = None) -> GroupMeasure:
+        """`x[b, c, h, w] → elements[b, 1 or |G|, 2, 2]`; `x[b, n, d] → elements[b, k, m, m]`.
 
         Raises:
-            GroupError: the group is infinite.
+            GroupError: the group is infinite, and the input no cloud of vectors.
         """
+        if isinstance(group, (Orthogonal, Euclidean)) and x.ndim == 3:
+            return self._axes(group, x, mask)
         if group.order is None:
             raise GroupError(
                 f"A learned energy compares the elements of a finite group, and {group} is "
                 'infinite: use a finite subgroup such as "C8".'
             )
+        elements = group.elements(x.device)
+        if self.straight_through and self.training:
+            soft = (self.energies(group, x) / self.temperature).softmax(-1)
+            best = torch.nn.functional.one_hot(soft.argmax(-1), group.order).to(soft.dtype)
+            weights = (best + soft - soft.detach()).to(elements.dtype)
+            return GroupMeasure(elements.unsqueeze(0), weights)
         with torch.no_grad():
-            score = self.energies(group, images)
+            score = self.energies(group, x)
             scale = torch.finfo(score.dtype).eps ** 0.5 * score.abs().amax(-1)
-        return choose(group.elements(images.device), score, scale, self.ties)
+        return choose(elements, score, scale, self.ties)
+
+    def _axes(self, group: Orthogonal | Euclidean, x: Tensor, mask: Tensor | None) -> GroupMeasure:
+        centre = x.new_zeros(len(x), x.shape[-1])
+        if isinstance(group, Euclidean):
+            shown = torch.ones_like(x[..., :1]) if mask is None else mask.unsqueeze(-1).to(x.dtype)
+            centre = (x * shown).sum(1) / shown.sum(1).clamp(min=1)
+            x = (x - centre.unsqueeze(1)) * shown
+        turning = group.rotations if isinstance(group, Euclidean) else group
+        vectors = self.network(x)
+        # what cancels is rounding; the points stand behind the vectors, for what these leave open
+        size, reach = (t.detach().abs().flatten(1).amax(1) for t in (vectors, x))
+        loud = size > torch.finfo(x.dtype).eps ** 0.5 * reach
+        vectors = torch.where(loud[:, None, None], vectors, 0.0)
+        found = Axes(ties=self.ties)(turning, None, None, vectors=[vectors, x])
+        return found._replace(elements=place(group, found.elements, centre.to(found.elements)))
 
     def energies(self, group: Group, images: Tensor) -> Tensor:
         """`images[b, c, h, w] → e(g⁻¹x)[b, |G|]`, differentiable in the network."""
@@ -103,58 +123,48 @@ class Learned(Frame):
         with torch.no_grad():
             return float((self.energies(group, images).argmax(-1) == 0).double().mean())
 
+    def consistency(self, group: Group, x: Tensor, samples: int = 8) -> float:
+        """How well the canonical inputs of g x and of x agree.
+
+        Images: the share of (image, element) pairs whose canonical images are the same to 1e-4.
+        Clouds: one minus the relative error of the canonical clouds, over random elements.
+        """
+        with torch.no_grad():
+            if x.ndim == 3:
+                g = group.sample(samples, generator=torch.Generator().manual_seed(0))
+                here = self._canonical(group, x)
+                gaps = [
+                    (self._canonical(group, _moved(group, one, x)) - here).norm() / here.norm()
+                    for one in g
+                ]
+                return 1.0 - float(torch.stack(gaps).amax())
+            elements = group.elements(x.device)
+            here = self._canonical(group, x)
+            scale = here.flatten(1).norm(dim=1).clamp(min=1e-30)
+            agree = []
+            for one in elements:
+                moved = act_on_grid(group, one.expand(len(x), 1, 2, 2), x.unsqueeze(1)).squeeze(1)
+                gap = (self._canonical(group, moved) - here).flatten(1).norm(dim=1)
+                agree.append((gap <= 1e-4 * scale).double())
+            return float(torch.stack(agree).mean())
+
+    def _canonical(self, group: Group, x: Tensor) -> Tensor:
+        g = group.inverse(self.forward(group, x).elements[:, :1])
+        if x.ndim == 3:
+            return _moved(group, g[:, 0], x)
+        return act_on_grid(group, g, x.unsqueeze(1)).squeeze(1)
+
     def describe(self, group: Group) -> str:
-        return f"learned: {group.order} calls of a small network, then 1 element a sample; exact"
-
-
-def fit_upright(
-    images: Tensor | Iterable[Any],
-    group: Group,
-    *,
-    network: nn.Module | None = None,
-    steps: int = 300,
-    batch: int = 64,
-    lr: float = 2e-3,
-    seed: int = 0,
-    ties: str = "average",
-) -> Learned:
-    """*The upright prior: minimise −log softmax_g e(g⁻¹x) at g = 1 over unlabelled upright images.*
-
-    `images[n, c, h, w]`, or a loader of such (or of tuples that begin with such). The global random
-    state is left as it was. Source: Mondal et al. 2023.
-
-    Raises:
-        GroupError: the group is infinite.
-    """
-    if group.order is None:
-        raise GroupError(
-            f"The upright prior ranks the elements of a finite group, and {group} is infinite: "
-            'calibrate for a finite subgroup such as "C8".'
+        if group.order is None:
+            return "learned: the axes of a network's vectors, exact as far as it is equivariant"
+        return (
+            f"learned: {group.order} calls of a small network, then 1 element a sample; exact "
+            "(`identity_rate` and `consistency` measure it)"
         )
-    data = images if isinstance(images, Tensor) else torch.cat([_first(item) for item in images])
-    data = data.detach()
-    data = data.float() if data.dtype != torch.float64 else data
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = network if network is not None else UprightNet(data.shape[1])
-        frame = Learned(net.to(data.device, data.dtype), ties=ties)
-        optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
-        with torch.enable_grad():
-            for _ in range(steps):
-                pick = torch.randint(len(data), (min(batch, len(data)),)).to(data.device)
-                # a random turn first, so that the network cannot learn the resampling
-                turn = torch.randint(group.order, (len(pick),)).to(data.device)
-                g = group.elements(data.device)[turn].unsqueeze(1)
-                x = act_on_grid(group, g, data[pick].unsqueeze(1)).squeeze(1)
-                # turned by g, the image is upright again as g⁻¹x: the target is g itself
-                loss = F.cross_entropy(frame.energies(group, x), turn)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-    return frame.requires_grad_(False).eval()
 
 
-def _first(item: Any) -> Tensor:
-    return item if isinstance(item, Tensor) else item[0]
+def _moved(group: Group, g: Tensor, x: Tensor) -> Tensor:
+    """`g[b or 1, m, m], x[b, n, d] → g x`, translations included."""
+    d = x.shape[-1]
+    turned = x.to(g.dtype) @ group.linear(g).mT
+    return (turned + g[..., None, :d, d] if group.affine else turned).to(x.dtype)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..groups import Group
-from .axes import Axes, _place, cloud_arguments
+from .axes import Axes, cloud_arguments, place
 from .base import Frame, GroupMeasure, TypedInput
 from .cloud import gather
 from .keys import check_ties
@@ -69,7 +69,7 @@ class PCA(Frame):
             gap = value.diff(dim=-1).amin(-1) if u.shape[-1] > 1 else value.new_ones(len(value))
             tied = gap <= points.tau.clamp(min=COLLINEAR) * value[:, -1]
         weights = rotation.new_full(rotation.shape[:2], 1 / rotation.shape[1])
-        measure = GroupMeasure(_place(group, rotation, points.centroid), weights)
+        measure = GroupMeasure(place(group, rotation, points.centroid), weights)
         if self.ties == "first" or torch.compiler.is_compiling() or not bool(tied.any()):
             return measure
         flagged = tied.nonzero()[:, 0]

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from ..errors import GroupError
 from ..groups import Group
-from .axes import _place, cloud_arguments
+from .axes import cloud_arguments, place
 from .base import Frame, GroupMeasure, TypedInput
 from .cloud import Cloud, gather
 from .designs import dihedral, hyperoctahedral, icosahedral, stabilizer
@@ -91,7 +91,7 @@ class Weighted(Frame):
         found = _plane(u) if group.dim == 2 else _space(u, special, self.rank)
         elements, weights = found if special or group.dim == 3 else _both(*found)
         elements, weights = _finish(u, elements, weights, self._point(group, u))
-        return GroupMeasure(_place(group, elements, cloud.centroid), weights)
+        return GroupMeasure(place(group, elements, cloud.centroid), weights)
 
     def _point(self, group: Group, like: Tensor) -> Tensor:
         """`[p, d, d]`: what stands for the rotations that a point does not feel."""

@@ -225,6 +225,7 @@ def averaged_graph(
 
     `forward` is the original forward, `view` the module whose training flag is the model's.
     """
+    frame.bind(forward)
     root = nn.Module()
     root.frame = _Measure(frame, signature, types, mask, view)
     group = signature.group

@@ -2,5 +2,13 @@
 
 from .error import ErrorEstimate, equivariance_error
 from .floors import dtype_floor, interpolation_floor
+from .orbit import OrbitAccuracy, orbit_accuracy
 
-__all__ = ["ErrorEstimate", "dtype_floor", "equivariance_error", "interpolation_floor"]
+__all__ = [
+    "ErrorEstimate",
+    "OrbitAccuracy",
+    "dtype_floor",
+    "equivariance_error",
+    "interpolation_floor",
+    "orbit_accuracy",
+]
