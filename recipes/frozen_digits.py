@@ -62,7 +62,7 @@ def study(seed: int, steps: int) -> tuple[dict[str, list[float]], str, float]:
     train, test = order[:1200], order[1200:]
     net = classifier(x[train], labels[train], steps)
     start = time.perf_counter()
-    prior = fit_upright(x[train], C4, seed=seed, steps=min(300, steps))
+    prior = fit_upright(x[train], C4, seed=seed, steps=min(900, steps))
     seconds = time.perf_counter() - start
     wrap = {
         "plain": net,
