@@ -93,15 +93,22 @@ def _unit(vectors: Sequence[Tensor]) -> tuple[Tensor, float]:
     """All vectors `[b, n, d]` in complex128, each input scaled to 0.7^i, and ε of their dtype."""
     eps = max(torch.finfo(x.dtype).eps for x in vectors)
     parts = []
-    for i, x in enumerate(vectors):
+    for x in vectors:
         wide = x.to(torch.complex128)
-        size = wide.detach().abs().square().sum(-1).amax(1).sqrt() if x.shape[1] else None
-        if size is not None:
-            scale = torch.where(size > 0, SHRINK**i / torch.where(size > 0, size, 1.0), 1.0)
-            parts.append(wide * scale[:, None, None])
+        if x.shape[1]:
+            size = _lengths(wide).amax(1)
+            scale = torch.where(size > 0, 1.0 / torch.where(size > 0, size, 1.0), 1.0)
+            parts.append(wide * (SHRINK ** len(parts) * scale)[:, None, None])
+    if len(parts) < 2:
+        return parts[0], eps
     x = torch.cat(parts, 1)
-    top = x.detach().abs().square().sum(-1).amax(1).sqrt()
+    top = _lengths(x).amax(1)
     return x / torch.where(top > 0, top, 1.0)[:, None, None], eps
+
+
+def _lengths(x: Tensor) -> Tensor:
+    """‖x‖ of complex vectors `[..., d] → [...]`, constants to the gradient."""
+    return torch.view_as_real(x.detach().resolve_conj()).flatten(-2).norm(dim=-1)
 
 
 def _generic(x: Tensor, special: bool, eps: float) -> tuple[Tensor, Tensor]:
@@ -116,17 +123,19 @@ def _generic(x: Tensor, special: bool, eps: float) -> tuple[Tensor, Tensor]:
         if special and k == d - 1:
             columns.append(_oriented(columns, eye))
             break
-        size = residual.detach().abs().square().sum(-1).sqrt()
+        size = _lengths(residual)
         best, index = size.max(1)
         flat = best <= small(eps)
         tied = (size >= (best - eps**0.5).unsqueeze(1)).sum(1) > 1
         flagged = flagged | tied | flat
         spare = remove(eye, columns)
         other = spare[row, spare.abs().square().sum(-1).argmax(1)]
-        pivot = torch.where(flat[:, None], other, residual[row, index])
+        chosen = remove(residual[row, index].unsqueeze(1), columns, passes=1).squeeze(1)
+        pivot = torch.where(flat[:, None], other, chosen)
         q = pivot / pivot.abs().square().sum(-1, keepdim=True).sqrt()
         columns.append(q)
-        residual = remove(residual, [q])
+        if k < d - 1:
+            residual = remove(residual, [q], passes=1)  # the pivot is cleaned once more
     return torch.stack(columns, -1), flagged
 
 
@@ -135,11 +144,11 @@ def small(eps: float) -> float:
     return eps**0.385
 
 
-def remove(x: Tensor, columns: Sequence[Tensor]) -> Tensor:
-    """`x[b, n, d]` without its parts along `q[b, d]`, taken off twice."""
-    for _ in range(2):
+def remove(x: Tensor, columns: Sequence[Tensor], passes: int = 2) -> Tensor:
+    """`x[b, n, d]` without its parts along `q[b, d]`; one pass leaves rounding over residual."""
+    for _ in range(passes):
         for q in columns:
-            along = (x * q.conj().unsqueeze(-2)).sum(-1, keepdim=True)
+            along = x @ q.conj().unsqueeze(-1)
             x = x - along * q.unsqueeze(-2)
     return x
 
