@@ -84,6 +84,8 @@ class Frame(nn.Module, ABC):
         self.stochastic, self.chunk, self.detach_frame = stochastic, chunk, detach_frame
         self.generator = generator
 
+    grows = False  # True where a larger input has more elements, so that `calls` is the least
+
     @abstractmethod
     def read(
         self, group: Group, inputs: Sequence[TypedInput], mask: Tensor | None

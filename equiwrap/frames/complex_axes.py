@@ -92,7 +92,7 @@ class ComplexAxes(Frame):
 def _unit(vectors: Sequence[Tensor]) -> tuple[Tensor, float]:
     """All vectors `[b, n, d]` in complex128, each input scaled to 0.7^i, and ε of their dtype."""
     eps = max(torch.finfo(x.dtype).eps for x in vectors)
-    parts = []
+    parts: list[Tensor] = []
     for x in vectors:
         wide = x.to(torch.complex128)
         if x.shape[1]:

@@ -34,7 +34,7 @@ from .separated import Separated
 from .shifts import Shift
 from .sorting import Sorted
 from .weighted import Weighted
-from .whole import Haar, Whole
+from .whole import Haar, Whole, check_compact
 
 __all__ = ["defaults", "frame_for", "names"]
 
@@ -128,6 +128,8 @@ def frame_for(frame: str | Frame, signature: Signature, **options: Any) -> Frame
         name = "separated"  # the weighted frame of S(n)
     if name not in _NAMES:
         raise GroupError(f"There is no frame {name!r}: the names are {', '.join(names())}.")
+    if name == "haar":
+        check_compact(signature.group)
     if name == "joint":
         return _joint(signature.group, types, options)
     try:

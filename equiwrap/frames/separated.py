@@ -59,6 +59,7 @@ class Separated(Frame):
         if directions < 1:
             raise ValueError(f"Separated({directions}) was asked for; it needs one direction.")
         self.directions, self.law, self.seed = directions, law, seed
+        self.grows = law == "uniform"
 
     def read(
         self, group: Group, inputs: Sequence[TypedInput], mask: Tensor | None

@@ -58,6 +58,8 @@ class Weighted(Frame):
     about the line, which makes vector outputs continuous on collinear clouds, is of this library.
     """
 
+    grows = True
+
     def __init__(self, *, rank: int = 2, **options: Any) -> None:
         super().__init__(**options)
         if not 0 <= rank <= 5:

@@ -15,7 +15,7 @@ from ..groups.base import working_dtype
 from .base import Frame, GroupMeasure, TypedInput
 from .reading import batch_of, cloud, sizes_of
 
-__all__ = ["Haar", "Whole"]
+__all__ = ["Haar", "Whole", "check_compact"]
 
 
 class Whole(Frame):
@@ -94,11 +94,7 @@ class Haar(Frame):
         Raises:
             GroupError: the group has no Haar probability and is not Euclidean.
         """
-        if not group.compact and not isinstance(group, Euclidean):
-            raise GroupError(
-                f"{group} is not compact: there is no Haar probability to sample. Use "
-                f"frame={_own_frame(group)}, the frame of the group itself."
-            )
+        check_compact(group)
         group = group.at(sizes or {})
         generator = self.generator
         if not self.training:
@@ -119,6 +115,19 @@ class Haar(Frame):
 
     def describe(self, group: Group) -> str:
         return f"haar: {self.samples} samples a call; exact only in the limit, error about 1/√k"
+
+
+def check_compact(group: Group) -> None:
+    """Nothing, or a sentence.
+
+    Raises:
+        GroupError: the group has no Haar probability and is not Euclidean.
+    """
+    if not group.compact and not isinstance(group, Euclidean):
+        raise GroupError(
+            f"{group} is not compact: there is no Haar probability to sample. Use "
+            f"frame={_own_frame(group)}, the frame of the group itself."
+        )
 
 
 def _own_frame(group: Group) -> str:

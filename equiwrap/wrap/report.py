@@ -38,7 +38,8 @@ class Report:
         """Gather what can be said without running the model."""
         group, k = signature.group, frame.calls(signature.group)
         said = list(notes)
-        if any(kind.grid for _, kind in signature.inputs) and not isinstance(frame, Learned):
+        turned = group.dim == 2 and not group.permutes and not isinstance(frame, Learned)
+        if turned and any(kind.grid for _, kind in signature.inputs):
             said.append(
                 "A frozen model that has only seen upright images meets turned ones here, and may "
                 "lose its accuracy: give calibrate=images (unlabelled, as they come) to fit an "
@@ -60,7 +61,8 @@ class Report:
             str(group),
             str(signature),
             frame.describe(group),
-            f"{k + (config.softness is not None)} × the batch through the model, off ties",
+            f"{'at least ' if frame.grows else ''}{k + (config.softness is not None)} × the batch "
+            "through the model, off ties",
             "wrap (the model is one leaf; nothing inside was traced)",
             tuple(said),
         )
