@@ -22,8 +22,10 @@ CLOUD_GROUPS = ["O(2)", "SO(2)", "E(2)", "SE(2)", "O(3)", "SO(3)", "E(3)", "SE(3
 
 @pytest.fixture(autouse=True)
 def seed():
-    """Every test draws its own fresh, repeatable numbers."""
+    """Every test draws its own fresh, repeatable numbers, and compiles for itself."""
     torch.manual_seed(20261121)
+    if "torch._dynamo" in sys.modules:  # wrapped models share code, and recompilations are counted
+        sys.modules["torch._dynamo"].reset()
 
 
 def pytest_collection_modifyitems(items):
