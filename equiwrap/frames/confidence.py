@@ -71,9 +71,9 @@ class Confidence(Frame):
                     f"{getattr(logits, 'shape', type(logits).__name__)}: use another frame."
                 )
             top = logits.double().topk(2, -1).values
-            score = (top[:, 0] - top[:, 1]).reshape(len(x), -1)
-            eps = torch.finfo(logits.dtype).eps
-            scale = eps**0.5 * logits.detach().double().abs().reshape(len(x), -1).amax(-1)
+            score = (top[:, 0] - top[:, 1]).reshape(len(x), group.order)
+            size = logits.double().abs().amax(-1).reshape(score.shape).amax(-1)
+            scale = torch.finfo(logits.dtype).eps ** 0.5 * size
         return choose(elements, score, scale, self.ties)
 
     def calls(self, group: Group) -> int:

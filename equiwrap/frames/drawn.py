@@ -73,7 +73,7 @@ class Drawn(Frame):
         given = self.network((u + self.noise * noise).flatten(0, 1))
         weights = torch.full((b, k), 1 / k, dtype=working_dtype(x.device), device=x.device)
         if isinstance(group, Permutations):
-            order = given.reshape(b, k, -1).argsort(-1)
+            order = given.unflatten(0, (b, k)).flatten(2).argsort(-1)
             return GroupMeasure(order.argsort(-1), weights)
         if not isinstance(group, (Orthogonal, Euclidean)):
             raise GroupError(f"Drawn frames are for S(n), O, SO, E and SE, not for {group}.")

@@ -45,7 +45,7 @@ class Labelled(Frame):
         edges = []
         for kind, value in pairs:
             front = value.movedim(kind.rows, (1, 2))
-            edges.append(front.reshape(*front.shape[:3], -1))
+            edges.append(front.unsqueeze(-1).flatten(3))
         singles = [item for item in inputs if len(item.type.rows) == 1]
         nodes = rows_of(group, singles) if singles else None
         return {"edges": edges, "nodes": nodes}
@@ -65,12 +65,13 @@ class Labelled(Frame):
                 stacked = torch.view_as_real(stacked).flatten(-2)
             whole = stacked.cpu()
             colours = None if nodes is None else nodes.cpu()
-            found = [
-                _label(graph, None if colours is None else colours[i])
-                for i, graph in enumerate(whole)
-            ]
+            shapes = whole.shape[:2], whole.shape[:2], whole.shape[:3]
+            order, rows, pairs = (torch.zeros(shape, dtype=torch.long) for shape in shapes)
+            for i, graph in enumerate(whole):
+                colour = None if colours is None else colours[i]
+                order[i], rows[i], pairs[i] = _label(graph, colour)
         device = edges[0].device
-        order, rows, pairs = (torch.stack(part).to(device) for part in zip(*found, strict=True))
+        order, rows, pairs = (part.to(device) for part in (order, rows, pairs))
         one = torch.ones(len(order), 1, dtype=torch.float64, device=device)
         orbits = Orbits(rows.unsqueeze(1), pairs.unsqueeze(1))
         return GroupMeasure(order.argsort(-1).unsqueeze(1), one, orbits=orbits)

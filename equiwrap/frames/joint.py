@@ -93,7 +93,7 @@ class Joint(Frame):
         eps = max(torch.finfo(t).eps for t in dtypes if t.is_floating_point or t.is_complex)
         order, labels = sort_rows(rows, CLOSE * eps**0.5)
         b = inputs[0].value.shape[0]
-        shape = (b, len(order) // b, order.shape[-1])
+        shape = (b, weights.shape[1], order.shape[-1])
         if ragged:
             ordered = rows.gather(1, order.unsqueeze(-1).expand_as(rows)).unflatten(0, shape[:2])
             calls = _merged(ordered.detach(), weights, calls, CLOSE * SAME * eps**0.5)
@@ -121,7 +121,7 @@ def _outer(
     elements: list[Elements] = []
     weights = calls = None
     ragged = any(m.ragged for m in measures)
-    batch = max([1, *[m.weights.shape[0] for m in measures]])
+    batch = next((m.weights.shape[0] for m in measures if m.weights.shape[0] != 1), 1)
     for m in measures:
         w = m.weights.expand(batch, -1)
         k = w.shape[1]

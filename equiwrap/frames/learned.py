@@ -116,7 +116,7 @@ class Learned(Frame):
         back = group.inverse(group.elements(images.device)).unsqueeze(0)
         dtype = next((p.dtype for p in self.network.parameters()), images.dtype)
         orbit = act_on_grid(group, back, images.to(dtype).unsqueeze(1))  # [b, |G|, c, h, w]
-        return self.network(orbit.flatten(0, 1)).reshape(len(images), -1)
+        return self.network(orbit.flatten(0, 1)).reshape(orbit.shape[:2])
 
     def identity_rate(self, group: Group, images: Tensor) -> float:
         """Share of the images that are left as they come."""

@@ -54,7 +54,7 @@ def mean_over(orbits: Orbits, axes: Sequence[int], y: Tensor) -> Tensor:
     if len(axes) == 2:
         labels = _pairs(labels) if orbits.pairs is None else orbits.pairs.flatten(0, 1).flatten(1)
     classes = n if len(axes) == 1 else n * n + n
-    values = front.reshape(len(front), labels.shape[1], -1)
+    values = front.flatten(1, len(axes)).unsqueeze(-1).flatten(2)  # no −1: the batch may be empty
     values = values.to(torch.promote_types(values.dtype, torch.float32))
     index = labels.unsqueeze(-1).expand_as(values)
     total = values.new_zeros(len(values), classes, values.shape[-1]).scatter_add(1, index, values)

@@ -39,8 +39,8 @@ def pad_inputs(
         raise SignatureError(
             f"The ragged inputs have {rows} rows, and the index names the graphs of {len(place)}."
         )
-    count = place.bincount() if len(place) else place.new_zeros(1)
-    batch, most = len(count), int(count.amax())
+    count = place.bincount(minlength=int(index is None))
+    batch, most = len(count), max([1, *count.tolist()])
     order = place.sort(stable=True).indices
     start = count.cumsum(0) - count
     column = torch.arange(len(place), device=place.device) - start[place[order]]
@@ -63,7 +63,7 @@ def pad_inputs(
 
 
 def graph_of(index: Tensor | None, rows: Tensor) -> Tensor:
-    """The graph of each row; one graph where no index was given.
+    """The graph of each row; one graph where no index was given, none where it is empty.
 
     Raises:
         SignatureError: the index is not a row of integers.
@@ -101,8 +101,9 @@ class RaggedCanonicalize(nn.Module):
         typed = {n: t for n, t in self.types.items() if not t.untouched}
         named = dict(zip(typed, inputs, strict=True))
         first = next(x for n, x in named.items() if typed[n].ragged)
-        graph = graph_of(rest.get(self.index), first)
-        batch = int(graph.amax()) + 1 if len(graph) else 1
+        index = rest.get(self.index)
+        graph = graph_of(index, first)
+        batch = int(graph.amax()) + 1 if len(graph) else int(index is None)
         measure = _for_every(measure, batch)
         called, slots = _slots(measure)
         copies = []
@@ -127,7 +128,7 @@ def _slots(measure: GroupMeasure) -> tuple[list[int], Tensor]:
     if not measure.ragged:
         return list(range(k)), calls
     used = torch.where(measure.weights > 0, calls, 0)
-    called = used.unique().tolist()
+    called = used.unique().tolist() or [0]  # no graph: one copy, for the shapes of the outputs
     place = torch.zeros(k, dtype=torch.long, device=own.device)
     place[called] = torch.arange(len(called), device=own.device)
     return called, place[used]

@@ -114,6 +114,8 @@ class SpectralAverage(nn.Module):
 
     def forward(self, matrix: Tensor) -> Tensor:
         """`matrix[b, n, n] → [b, …]`."""
+        if not len(matrix):
+            return self.model(matrix, matrix.diagonal(dim1=1, dim2=2))
         rows = []
         for one in matrix:
             spaces = eigenspaces(one)

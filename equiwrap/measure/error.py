@@ -4,17 +4,17 @@ floors.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import SignatureError
-from ..groups import Elements, Group, parse_group
-from ..signature import Signature, infer_outputs
+from ..groups import Group
+from ..signature import Signature
+from .acting import act, pick, positional, signature_for, wide
 from .floors import dtype_floor, interpolation_floor
+from .partial import PartialSet
 
 __all__ = ["ErrorEstimate", "equivariance_error", "pairs", "signature_for"]
 
@@ -48,7 +48,7 @@ class ErrorEstimate:
 
 def equivariance_error(
     model: nn.Module | Any,
-    group: str | Group | None,
+    group: str | Group | PartialSet | None,
     *inputs: Any,
     signature: str | Signature | None = None,
     elements: int = 8,
@@ -69,10 +69,7 @@ def equivariance_error(
     Raises:
         SignatureError: there is no signature to be had, or the inputs do not fit it.
     """
-    if not inputs:
-        raise SignatureError(
-            "An error is measured on inputs, and none was given: name them after the group."
-        )
+    law = group if isinstance(group, PartialSet) else None
     sig = signature_for(model, group, signature, inputs)
     square, norm, worst = torch.zeros(()), torch.zeros(()), torch.zeros(())
     count = 0
@@ -84,7 +81,7 @@ def equivariance_error(
         plain = torch.zeros(())
         if handle is not None and not folds:  # the plain model need not take several batch axes
             plain = _size(sig, handle.forward(*inputs, **kwargs))
-        for moved, expected in pairs(model, sig, inputs, elements, seed, kwargs):
+        for moved, expected in pairs(model, sig, inputs, elements, seed, kwargs, law):
             d, n = _per_sample(sig, moved, expected)
             n = torch.maximum(n, plain.to(n))
             square, norm, count = square.to(d) + d, norm.to(n) + n, count + 1
@@ -95,9 +92,8 @@ def equivariance_error(
     spread = (d - ratio * n).square().sum() / max(len(d) - 1, 1) * len(d)
     half = 1.96 * spread.sqrt() / n.sum().clamp(min=torch.finfo(n.dtype).tiny)
     root = ratio.sqrt()
-    first, kind = next(
-        (x, t) for (_, t), x in zip(sig.inputs, inputs, strict=False) if not t.untouched
-    )
+    typed = zip(sig.inputs, inputs, strict=False)
+    first, kind = next((x, t) for (_, t), x in typed if not t.untouched)
     return ErrorEstimate(
         value=float(root),
         half_width=float(half / (2 * root)) if root > 0 else 0.0,
@@ -110,41 +106,6 @@ def equivariance_error(
     )
 
 
-def signature_for(
-    model: Any,
-    group: str | Group | None,
-    signature: str | Signature | None,
-    inputs: tuple[Any, ...],
-) -> Signature:
-    """The signature to measure under: the one given, a wrapped model's own, or that of images.
-
-    Raises:
-        SignatureError: none can be found.
-    """
-    if isinstance(signature, Signature):
-        return signature
-    handle = getattr(model, "equiwrap", None)
-    if signature is None and handle is not None:
-        own: Signature = handle.signature
-        if group is None or str(parse_group(group)) == str(own.group):
-            return own
-        signature = str(own)
-    if group is None:
-        raise SignatureError('The model is not wrapped, so the group must be named, as in "C4".')
-    if signature is None:
-        if not (isinstance(inputs[0], Tensor) and inputs[0].ndim == 4):
-            raise SignatureError(
-                "Only images [b, c, h, w] are measured without a signature: give one, as in "
-                'signature="b n p -> b k".'
-            )
-        signature = "b c h w -> ..."
-    found = Signature.parse(signature, group)
-    if found.form != "infer":
-        return found
-    owner = model if isinstance(model, nn.Module) else nn.Module()
-    return infer_outputs(found, owner, model, inputs)[0]
-
-
 def pairs(
     model: Any,
     sig: Signature,
@@ -152,13 +113,14 @@ def pairs(
     elements: int,
     seed: int,
     kwargs: dict[str, Any],
+    law: PartialSet | None = None,
 ) -> Any:
     """Yield, element by element, (f(g x), ρ_out(g) f(x)) as lists of output leaves.
 
     Raises:
         SignatureError: the inputs do not fit the signature.
     """
-    kinds = _positional(sig, model, inputs)
+    kinds = positional(sig, model, inputs)
     device = next(x.device for x in inputs if isinstance(x, Tensor))
     typed = [
         (k, x) for k, x in zip(kinds, inputs, strict=True) if k is not None and not k.untouched
@@ -167,60 +129,24 @@ def pairs(
     for kind, x in typed:
         sizes |= kind.sizes(kind.to_front(x))
     group = sig.group.at(sizes)
-    if group.order is not None and 1 < group.order <= 64:
+    if law is None and group.order is not None and 1 < group.order <= 64:
         g = group.elements(device)
-        chosen = [_pick(g, i) for i in range(1, group.order)]
+        chosen = [pick(g, i) for i in range(1, group.order)]
     else:
-        g = group.sample(elements, generator=torch.Generator().manual_seed(seed), device=device)
-        chosen = [_pick(g, i) for i in range(elements)]
+        g = (law or group).sample(
+            elements, generator=torch.Generator().manual_seed(seed), device=device
+        )
+        chosen = [pick(g, i) for i in range(elements)]
     out = sig.flatten(model(*inputs, **kwargs))
     for one in chosen:
         moved = [
-            x if kind is None or kind.untouched else _act(kind, one, x)
+            x if kind is None or kind.untouched else act(kind, one, x)
             for kind, x in zip(kinds, inputs, strict=True)
         ]
         there = sig.flatten(model(*moved, **kwargs))
         types = [kind for _, kind in sig.outputs]
-        back = [y if t.untouched else _act(t, one, y) for t, y in zip(types, out, strict=True)]
+        back = [y if t.untouched else act(t, one, y) for t, y in zip(types, out, strict=True)]
         yield there, back
-
-
-def _pick(g: Elements, i: int) -> Elements:
-    return tuple(part[i : i + 1] for part in g) if isinstance(g, tuple) else g[i : i + 1]
-
-
-def _act(kind: Any, g: Elements, x: Tensor) -> Tensor:
-    """ρ(g) x in pattern order: float64 inside, rounded to the dtype of x once."""
-    kind.check(x, "the tensor")
-    if kind.batch is None or not kind.moves:
-        return x
-    front = kind.to_front(x)
-    exact = front if kind.permutes else front.to(_wide(front))
-    return kind.from_front(kind.act(g, exact, 1).to(x.dtype), kind.leading(x))
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    """float64, or complex128, wherever the device has it."""
-    if x.device.type == "mps":
-        return torch.promote_types(x.dtype, torch.float32)
-    return torch.promote_types(x.dtype, torch.float64)
-
-
-def _positional(sig: Signature, model: Any, inputs: tuple[Any, ...]) -> list[Any]:
-    names = [name for name, _ in sig.inputs]
-    if names[0] is None:
-        types: list[Any] = [kind for _, kind in sig.inputs]
-        if len(types) < len(inputs):
-            types += [None] * (len(inputs) - len(types))
-        if len(types) > len(inputs) and any(not t.untouched for t in types[len(inputs) :]):
-            raise SignatureError(
-                f"The signature {str(sig)!r} has {len(names)} inputs, and {len(inputs)} were given."
-            )
-        return types[: len(inputs)]
-    target = model.forward if isinstance(model, nn.Module) else model
-    order = list(inspect.signature(target).parameters)
-    known = dict(sig.inputs)
-    return [known.get(name) for name in order[: len(inputs)]]
 
 
 def _size(sig: Signature, out: Any) -> Tensor:
@@ -234,9 +160,7 @@ def _per_sample(sig: Signature, moved: list[Any], expected: list[Any]) -> tuple[
     d, n = [], []
     for (_, kind), a, b in zip(sig.outputs, moved, expected, strict=True):
         if not kind.untouched:
-            a, b = (
-                kind.to_front(t).to(_wide(t)).reshape(kind.to_front(t).shape[0], -1) for t in (a, b)
-            )
+            a, b = (kind.to_front(t).to(wide(t)).unsqueeze(-1).flatten(1) for t in (a, b))
             d.append((a - b).abs().square().sum(-1))
             n.append(a.abs().square().sum(-1))
     if len({len(t) for t in d}) > 1:  # outputs a row beside outputs a graph

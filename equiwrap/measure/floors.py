@@ -25,7 +25,7 @@ def interpolation_floor(group: Group, x: Tensor, kind: TensorType) -> float:
 
     0 for lattice groups and for inputs without a grid.
     """
-    if not kind.grid or group.lattice:
+    if not kind.grid or group.lattice or not x.numel():
         return 0.0
     g = (
         group.elements(x.device)
@@ -38,9 +38,8 @@ def interpolation_floor(group: Group, x: Tensor, kind: TensorType) -> float:
     size = back.shape[-1]
     inside = disk(size, back) if "h" in [a.name for a in kind.inner][-2:] else 1.0
     gap = (back - front) * inside
-    return float(
-        (gap.flatten(2).norm(dim=-1) / (front * inside).flatten(2).norm(dim=-1)).mean(0).amax()
-    )
+    size = (front * inside).flatten(2).norm(dim=-1).clamp(min=torch.finfo(front.dtype).tiny)
+    return float((gap.flatten(2).norm(dim=-1) / size).mean(0).amax())
 
 
 def _seeded() -> torch.Generator:
