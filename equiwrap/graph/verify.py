@@ -1,0 +1,92 @@
+"""The comparison that a plan must pass: outputs, gradients, buffers and random numbers, bitwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from .install import install_plans
+from .plan import Plan
+from .twin import fresh, seed_all, twin_of
+
+__all__ = ["faithful"]
+
+
+def faithful(
+    model: nn.Module,
+    training: bool,
+    args: Any,
+    kwargs: Any,
+    plans: dict[str, list[Plan]],
+) -> list[str]:
+    """The paths whose plans do not give what the original forward gives."""
+    wanted = _trace(model, training, args, kwargs, {})
+    if not plans or _equal(_trace(model, training, args, kwargs, plans), wanted):
+        return []
+    if not _equal(_trace(model, training, args, kwargs, {}), wanted):
+        return []  # the model does not repeat itself: nothing can be compared
+    return [
+        path
+        for path, some in plans.items()
+        if not _equal(_trace(model, training, args, kwargs, {path: some}), wanted)
+    ]
+
+
+def _trace(
+    model: nn.Module, training: bool, args: Any, kwargs: Any, plans: dict[str, list[Plan]]
+) -> list[Any]:
+    """Everything that a call leaves: outputs, gradients, buffers, the next random number."""
+    twin = twin_of(model, training)
+    for path, some in plans.items():
+        install_plans(twin.get_submodule(path), some)
+    args, kwargs = fresh((args, kwargs))
+    seed_all(0)
+    try:
+        with torch.enable_grad():
+            out = [leaf for leaf in tree_flatten(twin(*args, **kwargs))[0]]
+            drawn = torch.rand(4)
+            grads = _gradients(twin, out)
+    except Exception as error:
+        return [type(error).__name__, str(error)]
+    state = [value for _, value in sorted(twin.named_buffers(), key=lambda item: item[0])]
+    return [*out, drawn, *grads, *state]
+
+
+def _gradients(twin: nn.Module, out: list[Any]) -> list[Any]:
+    """Of a random functional of all differentiable outputs, over all parameters."""
+    parameters = [p for p in twin.parameters() if p.requires_grad]
+    scores = [
+        (leaf * torch.randn_like(leaf)).abs().sum()
+        for leaf in out
+        if isinstance(leaf, Tensor)
+        and leaf.requires_grad
+        and (leaf.is_floating_point() or leaf.is_complex())
+    ]
+    if not scores or not parameters:
+        return []
+    return list(torch.autograd.grad(sum(scores), parameters, allow_unused=True))  # type: ignore[arg-type]
+
+
+def _equal(a: list[Any], b: list[Any]) -> bool:
+    if len(a) != len(b):
+        return False
+    return all(_same(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _same(x: Any, y: Any) -> bool:
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        return x.shape == y.shape and x.dtype == y.dtype and torch.equal(*map(_bits, (x, y)))
+    return type(x) is type(y) and (isinstance(x, Tensor) or x == y or not _plainly(x))
+
+
+def _plainly(x: Any) -> bool:
+    return x is None or isinstance(x, (bool, int, float, str))
+
+
+def _bits(x: Tensor) -> Tensor:
+    """NaNs compare equal to themselves."""
+    x = x.detach()
+    return torch.nan_to_num(x) if x.is_floating_point() else x
