@@ -1,4 +1,4 @@
-"""The command line: `python -m equiwrap demo` and `python -m equiwrap info`."""
+"""The command line: `python -m equiwrap demo`, `audit` and `info`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+
+from .commands.audit import add_arguments
+from .commands.audit import run as audit
 
 _DEMO_NEEDS = {"timm": "timm", "sklearn": "timm", "matplotlib": "plots", "tqdm": "plots"}
 
@@ -19,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--out", type=Path, default=Path("demo.png"), help="where the figure goes")
     demo.add_argument("--seed", type=int, default=0, help="of the split, the models, the data")
     demo.add_argument("--quick", action="store_true", help="less data, fewer steps, worse models")
+    add_arguments(commands.add_parser("audit", help="who breaks a model's symmetry, by how much"))
     commands.add_parser("info", help="versions and devices")
     chosen = parser.parse_args(arguments)
 
@@ -27,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(info())
         return 0
+    if chosen.command == "audit":
+        return audit(chosen)
     missing = [name for name in _DEMO_NEEDS if find_spec(name) is None]
     if missing:
         print(_refusal(missing), file=sys.stderr)

@@ -222,7 +222,10 @@ def hugging_model(name: str) -> tuple[nn.Module, Call]:
 
     config, options, call = HUGGING[name]
     transformers.logging.set_verbosity_error()
-    net = getattr(transformers, name)(getattr(transformers, config)(**options))
+    chosen = getattr(transformers, config)(**options)
+    if hasattr(chosen, "use_cache"):  # a key-value cache is an object that a graph cannot hold
+        chosen.use_cache = False
+    net = getattr(transformers, name)(chosen)
     randomise(net)
     return net, call
 
