@@ -21,14 +21,16 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from ..errors import CaptureError
 from .install import install_plans, own_forward, restore, swap
 from .level import Level, Output, class_of
 from .plan import ABSENT, Plan
 from .record import Recorder, is_leaf
 from .twin import fresh, held_random, twin_of
 from .verify import faithful
+from .walk import Walk
 
-__all__ = ["Captured", "capture", "opaque"]
+__all__ = ["Captured", "capture", "opaque", "record"]
 
 TRIES = 8
 
@@ -170,6 +172,31 @@ def _method(recorder: Recorder, original: type, name: str) -> Callable[..., Any]
         return recorder.demoted_method(self, name, run)(*args, **kwargs)
 
     return method
+
+
+def record(model: nn.Module, args: Any, kwargs: Any) -> Walk:
+    """Every call of every container on this example, in eval mode, not verified.
+
+    Raises:
+        CaptureError: the model does not run on the example.
+    """
+    demoted = _Demoted()
+    levels: list[tuple[Level, Plan | Output]] = []
+    with held_random():
+        for attempt in range(TRIES):
+            try:
+                levels = _record(model, False, args, kwargs, demoted)
+            except Exception as error:
+                raise CaptureError(
+                    f"{type(model).__name__} does not run on the example "
+                    f"({type(error).__name__}: {error}): give one that it takes."
+                ) from error
+            if attempt == TRIES - 1 or not demoted.widen(levels):
+                break
+    walk = Walk()
+    for level, made in levels:
+        walk.calls.setdefault(level.path, []).append(made)
+    return walk
 
 
 def observe(twin: nn.Module, recorder: Recorder, demoted: _Demoted) -> None:

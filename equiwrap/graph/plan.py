@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .level import PLAIN, Level, Output, class_of, leaves_of, plain
 
-__all__ = ["ABSENT", "Plan", "lookup"]
+__all__ = ["ABSENT", "Plan", "Shape", "lookup"]
 
 _SHAPE = ("size", "numel", "nelement")
 
@@ -116,12 +116,18 @@ def _reads(level: Level) -> tuple[tuple[str, str, Any], ...]:
     return tuple(found)
 
 
+class Shape(tuple):
+    """The sizes of a tensor, where the example had one."""
+
+
 def _light(value: Any) -> Any:
     """What is kept of an example: shapes and numbers."""
     if isinstance(value, Tensor):
-        return value.shape
+        return Shape(value.shape)
     if type(value) in (tuple, list):
         return type(value)(_light(part) for part in value)
+    if isinstance(value, tuple) and not plain(value):  # a named result, as of max
+        return tuple(_light(part) for part in value)
     return value if plain(value) else None
 
 

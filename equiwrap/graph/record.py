@@ -150,10 +150,11 @@ class Recorder(TorchFunctionMode):
         """An attribute of the instance or of its class was read by the recorded code."""
         level = self.stack[-1] if self.stack else None
         path = level.modules.get(id(module)) if level is not None else None
-        if level is None or path is None:
+        reader = sys._getframe(2).f_globals.get("__name__", "")
+        if level is None or path is None or reader.startswith("equiwrap.graph"):
             return
         if name == "__dict__":
-            if not sys._getframe(2).f_globals.get("__name__", "").startswith("torch."):
+            if not reader.startswith("torch."):
                 self._mark(level, "reads the attribute dictionary of a module")
         elif name not in INTERNAL:
             level.reads.setdefault((path, name), value)

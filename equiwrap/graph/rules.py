@@ -1,0 +1,202 @@
+"""What each operation does to a type: one decorated function an operation, one table.
+
+A rule reads the types of its arguments and returns the type of its result, or raises `Untyped`.
+Nothing here is trusted: `snap` projects a copy of the model and compares every node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from .kinds import BATCH, Axis, Kind, Untyped, free
+
+__all__ = ["LAYERS", "RULES", "Call", "Const", "layer", "operation"]
+
+Rule = Callable[["Call"], Any]
+RULES: dict[str, Rule] = {}
+LAYERS: dict[type, Rule] = {}
+
+
+@dataclass(frozen=True)
+class Const:
+    """A value that follows from parameters alone.
+
+    `terms` are (labels, path) of the tables that it is a sum of: which entry of the table lies
+    where. None where it was computed in another way.
+    """
+
+    value: Tensor
+    terms: tuple[tuple[Tensor, str], ...] | None = None
+
+    @property
+    def source(self) -> str | None:
+        """The path of the one table that it is."""
+        return self.terms[0][1] if self.terms and len(self.terms) == 1 else None
+
+
+@dataclass
+class Call:
+    """One node: its arguments' types, the sizes on the example, and what it asks of weights."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    shape: Any  # of the result, or of each of its parts
+    module: nn.Module | None = None
+    path: str = ""
+    swaps: bool = True  # the group exchanges height and width
+    demands: list[tuple[Const, Kind]] = field(default_factory=list)
+    kernels: list[str] = field(default_factory=list)
+    broken: list[Untyped] = field(default_factory=list)
+
+    def arg(self, at: int, name: str, default: Any = None) -> Any:
+        """An argument by position or by name."""
+        return self.args[at] if len(self.args) > at else self.kwargs.get(name, default)
+
+    def kind(self, at: int = 0, name: str = "input") -> Kind:
+        """The type of a tensor argument.
+
+        Raises:
+            Untyped: it has none.
+        """
+        found = self.arg(at, name)
+        if isinstance(found, Kind):
+            return found
+        if isinstance(found, Untyped):
+            raise found
+        raise Untyped("gets no typed tensor where it needs one")
+
+    def breaks(self, reason: str, fix: str, kind: str) -> None:
+        """The type goes on, and this node breaks the symmetry whatever its weights are."""
+        self.broken.append(Untyped(reason, fix, kind))
+
+    def demand(self, const: Const, kind: Kind) -> None:
+        """A constant must be invariant as a tensor of this type."""
+        if kind.moves:
+            self.demands.append((const, kind))
+
+
+def operation(*names: str) -> Callable[[Rule], Rule]:
+    """Enter a rule for functions and methods of these names."""
+
+    def enter(rule: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, rule))
+        return rule
+
+    return enter
+
+
+def layer(*classes: type) -> Callable[[Rule], Rule]:
+    """Enter a rule for layers of these classes."""
+
+    def enter(rule: Rule) -> Rule:
+        LAYERS.update(dict.fromkeys(classes, rule))
+        return rule
+
+    return enter
+
+
+# -- shared ----------------------------------------------------------------------------------------
+
+
+def axis_at(kind: Kind, at: int) -> int:
+    """A non-negative axis number."""
+    return at + len(kind.axes) if at < 0 else at
+
+
+def dims_of(kind: Kind, dims: Any) -> list[int]:
+    """Axis numbers; all of them for None."""
+    if dims is None:
+        return list(range(len(kind.axes)))
+    return [axis_at(kind, d) for d in (dims if isinstance(dims, (tuple, list)) else (dims,))]
+
+
+def rests(axis: Axis) -> bool:
+    """True for an axis on which nothing happens."""
+    return not any(atom.moved for block in axis for atom in block)
+
+
+def counts(axis: Axis) -> bool:
+    """True for an axis that holds the samples."""
+    return any(atom.name == BATCH for block in axis for atom in block)
+
+
+def idle(axis: Axis) -> bool:
+    """True for an axis that rests and holds no samples."""
+    return rests(axis) and not counts(axis)
+
+
+def length(axis: Axis) -> int:
+    """Entries of an axis."""
+    return Kind((axis,)).shape[0]
+
+
+def join(call: Call, operands: Sequence[Any]) -> Kind:
+    """The type of a broadcast; constants must be invariant under it.
+
+    Raises:
+        Untyped: two operands move the same axis differently.
+    """
+    for operand in operands:
+        if isinstance(operand, Untyped):
+            raise operand
+    kinds = [k for k in operands if isinstance(k, Kind)]
+    consts = [c for c in operands if isinstance(c, Const)]
+    if not kinds:
+        raise Untyped("gets no typed tensor")
+    width = max(
+        [len(k.axes) for k in kinds] + [c.value.dim() for c in consts],
+    )
+    axes = [
+        _joined([k.axes[i - width] for k in kinds if len(k.axes) >= width - i], call) or free(1)
+        for i in range(width)
+    ]
+    for const in consts:
+        for i, size in enumerate(const.value.shape[::-1]):
+            if length(axes[width - 1 - i]) == 1 and size > 1:
+                axes[width - 1 - i] = free(size)
+    found = Kind(tuple(axes))
+    for const in consts:
+        call.demand(const, fitted(const.value.shape, found))
+    return found
+
+
+def fitted(shape: Sequence[int], kind: Kind) -> Kind:
+    """The type, on the axes that a smaller operand has; broadcast axes rest."""
+    count = len(shape)
+    own = kind.axes[len(kind.axes) - count :]
+    return Kind(tuple(free(1) if s == 1 else axis for s, axis in zip(shape, own, strict=True)))
+
+
+def _joined(axes: Sequence[Axis], call: Call) -> Axis | None:
+    wide = [axis for axis in axes if length(axis) > 1]
+    if not wide:
+        return axes[0] if axes else None
+    moved = [axis for axis in wide if not rests(axis)]
+    if not moved:
+        return next((axis for axis in wide if counts(axis)), free(length(wide[0])))
+    if any(rests(axis) for axis in wide):
+        raise Untyped("combines an axis that the group moves with one that it does not")
+    if any(axis != moved[0] for axis in moved):
+        raise Untyped("combines two axes that the group moves differently")
+    return moved[0]
+
+
+def lone(kind: Kind, call: Call) -> Kind:
+    """The kind itself, if no grid axis has lost its partner.
+
+    Raises:
+        Untyped: height stays without width under a group that exchanges them.
+    """
+    names = [a.name for axis in kind.axes for block in axis for a in block if a.moved]
+    if call.swaps and names.count("h") != names.count("w"):
+        raise Untyped(
+            "keeps one of height and width, which the group exchanges",
+            "treat both alike, or use C2 or D2",
+            "flatten",
+        )
+    return kind

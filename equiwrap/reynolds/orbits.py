@@ -1,0 +1,42 @@
+"""Permutation representations: the projection is the mean over orbits of entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+__all__ = ["orbit_mean", "orbits_of"]
+
+
+def orbits_of(size: int, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """`label[size]`: the smallest entry of the orbit of each entry.
+
+    `pairs` are tensors of equal shape whose entries (numbers below `size`) lie in one orbit
+    pairwise, as i and g·i do for generators g.
+    """
+    label = torch.arange(size)
+    edges = [(a.flatten().cpu(), b.flatten().cpu()) for a, b in pairs]
+    if not edges:
+        return label
+    first, second = (torch.cat(side) for side in zip(*edges, strict=True))
+    while True:  # smaller labels travel along the pairs, then along labels
+        found = label.scatter_reduce(0, first, label[second], "amin")
+        found = found.scatter_reduce(0, second, found[first], "amin")
+        found = found[found]
+        if torch.equal(found, label):
+            return label
+        label = found
+
+
+def orbit_mean(values: Tensor, label: Tensor) -> Tensor:
+    """*(PW)_i = mean of W over the orbit of i*: `values[…], label[numel]` → the shape of values.
+
+    The orthogonal projection onto what the permutations leave as it is; O(|W|), whatever |G| is.
+    """
+    label = label.to(values.device)
+    flat = values.flatten()
+    total = torch.zeros_like(flat).index_add(0, label, flat)
+    count = torch.zeros_like(flat).index_add(0, label, torch.ones_like(flat))
+    return (total[label] / count[label]).reshape(values.shape)
