@@ -11,6 +11,7 @@ alone.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -113,15 +114,32 @@ class Kind:
         Raises:
             Untyped: the value has no batch axis, or one that does not fold.
         """
+        at, place, sizes = self.folds(x)
+        each = sizes[place] // k
+        cut = x.unflatten(at, sizes).narrow(at + place, i * each, each)
+        return cut.flatten(at, at + len(sizes) - 1)
+
+    def folds(self, x: Tensor) -> tuple[int, int, list[int]]:
+        """The axis that holds the samples, their place among its atoms, and all sizes there.
+
+        Raises:
+            Untyped: the value has no batch axis.
+        """
         for at, axis in enumerate(self.axes):
             place = next((j for j, a in enumerate(axis[0]) if a.name == BATCH), None)
             if place is not None and len(axis) == 1:
-                sizes = _sizes(axis[0], x.shape[at])
-                wide = x.unflatten(at, sizes)
-                each = sizes[place] // k
-                cut = wide.narrow(at + place, i * each, each)
-                return cut.flatten(at, at + len(sizes) - 1)
+                return at, place, _sizes(axis[0], x.shape[at])
         raise Untyped("has no batch axis")
+
+    def plain_grid(self) -> tuple[int, int] | None:
+        """The axes of height and width, where each is whole, unshifted and alone."""
+        places = {}
+        for i, axis in enumerate(self.axes):
+            for atom in (atom for block in axis for atom in block if atom.moved):
+                if len(axis) > 1 or len(axis[0]) > 1 or atom.name in places or not atom.centred:
+                    return None
+                places[atom.name] = i
+        return (places["h"], places["w"]) if set(places) == {"h", "w"} else None
 
     def act(self, group: Group, g: Elements, x: Tensor) -> Tensor:
         """*ρ(g) x* for one element: exact on the lattice, interpolated on a plain grid off it.
@@ -141,15 +159,9 @@ class Kind:
         return self._interpolated(group, g, x)
 
     def _interpolated(self, group: Group, g: Elements, x: Tensor) -> Tensor:
-        places = {}
-        for i, axis in enumerate(self.axes):
-            for atom in (atom for block in axis for atom in block if atom.moved):
-                if len(axis) > 1 or len(axis[0]) > 1 or atom.name in places or not atom.centred:
-                    raise Untyped("is no plain grid, which rotations off the lattice need")
-                places[atom.name] = i
-        if set(places) != {"h", "w"}:
+        order = self.plain_grid()
+        if order is None:
             raise Untyped("is no plain grid, which rotations off the lattice need")
-        order = (places["h"], places["w"])
         front = x.movedim(order, (-2, -1))
         return act_on_grid(group, g, front.unsqueeze(0)).squeeze(0).movedim((-2, -1), order)  # type: ignore[arg-type]
 
@@ -236,12 +248,17 @@ def _sizes(block: Block, total: int) -> list[int]:
 
 def _signed(group: Group, g: Elements) -> tuple[bool, tuple[bool, bool]]:
     """(exchange h and w?, flip h?, flip w?): what an element does to an image, in this order."""
+    return _signed_entries(group, tuple(g.round().int().flatten().tolist()))  # type: ignore[union-attr]
+
+
+@functools.lru_cache(maxsize=256)
+def _signed_entries(group: Group, entries: tuple[int, ...]) -> tuple[bool, tuple[bool, bool]]:
     probe = torch.arange(4.0).reshape(1, 2, 2)
-    moved = act_on_grid(group, g, probe.to(g.device))[0]  # type: ignore[union-attr,arg-type]
+    moved = act_on_grid(group, torch.tensor(entries, dtype=torch.float32).reshape(2, 2), probe)[0]
     for swap, fh, fw in itertools.product((False, True), repeat=3):
         image = probe[0].T if swap else probe[0]
         dims = [d for d, f in ((0, fh), (1, fw)) if f]
-        if torch.equal(image.flip(dims), moved.cpu()):
+        if torch.equal(image.flip(dims), moved):
             return swap, (fh, fw)
     raise Untyped("is moved by an element that is no symmetry of the square")
 
@@ -258,12 +275,11 @@ def _pixels(x: Tensor, atoms: Sequence[Atom], swap: bool, flips: tuple[bool, boo
         for i, j in zip(h, w, strict=True):
             order[i], order[j] = j, i
         x = x.permute(order)
-    for places, flip in ((h, flips[0]), (w, flips[1])):
-        for i in places if flip else ():
-            x = x.flip(i)
-            shift = (atoms[i].turn + 1) % atoms[i].size
-            if shift:  # flip sends i to size − 1 − i; the turn adds the rest
-                x = x.roll(shift, i)
+    flipped = [*(h if flips[0] else ()), *(w if flips[1] else ())]
+    x = x.flip(flipped) if flipped else x
+    for i in flipped:  # flip sends i to size − 1 − i; the turn adds the rest
+        shift = (atoms[i].turn + 1) % atoms[i].size
+        x = x.roll(shift, i) if shift else x
     return x
 
 

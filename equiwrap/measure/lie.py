@@ -19,7 +19,7 @@ from .acting import wide
 from .estimate import Estimate, of_mean, of_ratio
 from .trial import Trial, subtract
 
-__all__ = ["LieDerivative", "infinitesimal", "lie_derivative", "lie_terms"]
+__all__ = ["LieDerivative", "drift", "infinitesimal", "lie_derivative", "lie_terms"]
 
 
 @dataclass(frozen=True)
@@ -184,12 +184,12 @@ def infinitesimal(kind: TensorType, x: Elements, value: Tensor) -> Tensor:
     for i, axis in enumerate(kind.inner):
         at = i - len(kind.inner)
         if kind.grid and axis.name == "h":
-            there = _drift(kind.group, x, exact.movedim((at, at + 1), (-2, -1)))
+            there = drift(kind.group, x, exact.movedim((at, at + 1), (-2, -1)))
             total = total + there.movedim((-2, -1), (at, at + 1))
         elif kind.grid and axis.terms == (("h", "w"),):
             side = isqrt(exact.shape[at])
             square = exact.movedim(at, -1).unflatten(-1, (side, side))
-            total = total + _drift(kind.group, x, square).flatten(-2).movedim(-1, at)
+            total = total + drift(kind.group, x, square).flatten(-2).movedim(-1, at)
         elif not (kind.grid and axis.name == "w") and kind.axis_moves(axis):
             rep = kind.representation(axis, exact.shape[at])
             one = kind.group.at(kind.sizes(front)).identity(value.device)
@@ -213,18 +213,20 @@ def _push(rep: Representation, one: Elements, x: Elements, v: Tensor) -> Tensor:
     return torch.func.jvp(moved, primal, tangent)[1]
 
 
-def _drift(group: Group, x: Tensor, image: Tensor, step: int = 1) -> Tensor:
+def drift(group: Group, x: Tensor, image: Tensor, step: int = 1) -> Tensor:
     """*−(X r)·∇ image*, `[..., h, w]`, by differences over 2·step pixels."""
     n, m = image.shape[-1], x.to(image.device, image.dtype)
     if n < 2 * step + 1:
         return torch.zeros_like(image)
-    by_down, by_right = (
-        (image.roll(-step, d) - image.roll(step, d)) / (2 * step) for d in (-2, -1)
-    )
-    if isinstance(group, Shifts):
-        return -(m[0] * by_down + m[1] * by_right)
-    if step == 1:  # one-sided at the edges, which the disk touches
+    round_edges = isinstance(group, Shifts)
+    if step == 1 and not round_edges:  # one-sided at the edges, which the disk touches
         by_down, by_right = torch.gradient(image, dim=(-2, -1))
+    else:
+        by_down, by_right = (
+            (image.roll(-step, d) - image.roll(step, d)) / (2 * step) for d in (-2, -1)
+        )
+    if round_edges:
+        return -(m[0] * by_down + m[1] * by_right)
     r = torch.arange(n, dtype=image.dtype, device=image.device) - (n - 1) / 2
     right, down = r.expand(n, n), r.unsqueeze(-1).expand(n, n)
     u, v = (m[i, 0] * right + m[i, 1] * down for i in (0, 1))  # X r
@@ -236,7 +238,7 @@ def _roughness(kind: TensorType, x: Elements, value: Tensor) -> float:
     if not kind.grid or [axis.name for axis in kind.inner][-2:] != ["h", "w"]:
         return 0.0
     image = kind.to_front(value).double() if value.device.type != "mps" else kind.to_front(value)
-    near, far = _drift(kind.group, x, image), _drift(kind.group, x, image, step=2)
+    near, far = drift(kind.group, x, image), drift(kind.group, x, image, step=2)
     if not isinstance(kind.group, Shifts):
         inside = torch.nn.functional.pad(disk(max(image.shape[-1] - 4, 0), image), (2, 2, 2, 2))
         near, far = near * inside, far * inside
