@@ -1,6 +1,7 @@
 """equiwrap: model code that already exists, made exactly equivariant in one line."""
 
 from . import frames, groups, measure, representations, testing
+from .audit import audit
 from .errors import (
     CaptureError,
     EquivarianceError,
@@ -21,6 +22,7 @@ __all__ = [
     "equivariantize_",
     "unwrap",
     "disabled",
+    "audit",
     "frames",
     "groups",
     "representations",

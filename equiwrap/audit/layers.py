@@ -137,7 +137,12 @@ MultiheadAttention PixelShuffle lp_pool2d upsample"""
 def _held(visit: Visit, site: Site | None) -> Any:
     """Arguments that an operation in place would overwrite."""
     name = visit.at.operation
-    if site is None or not breaks(site) or visit.inner or not (name.endswith("_") or _inplace(visit)):
+    if (
+        site is None
+        or not breaks(site)
+        or visit.inner
+        or not (name.endswith("_") or _inplace(visit))
+    ):
         return None
     return tuple(a.clone() if isinstance(a, Tensor) else a for a in visit.args)
 
@@ -285,7 +290,9 @@ def _replaced(typing: Typing, g: Elements, kind: Kind, value: Tensor) -> Tensor:
     at, place, sizes = kind.folds(value)
     wide = found.unflatten(at, sizes)
     half = sizes[place] // 2
-    moved = kind.act(typing.group, g, here).unflatten(at, [*sizes[:place], half, *sizes[place + 1 :]])
+    moved = kind.act(typing.group, g, here).unflatten(
+        at, [*sizes[:place], half, *sizes[place + 1 :]]
+    )
     wide.narrow(at + place, half, half).copy_(moved)
     return found
 
