@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from ..groups import Group
     from ..signature import Signature
-    from .layers import attribute_defect, layerwise, lie_layerwise
+    from .layers import layerwise, lie_layerwise
+    from .shares import attribute_defect
 
 __all__ = [
     "Curve",
@@ -65,7 +66,10 @@ def audit(
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("attribute_defect", "layerwise", "lie_layerwise"):
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(".layers", __name__), name)
+    found = globals()[name] = getattr(import_module(f".{_LATER[name]}", __name__), name)
     return found
+
+
+_LATER = {"attribute_defect": "shares", "layerwise": "layers", "lie_layerwise": "layers"}

@@ -1,4 +1,4 @@
-"""The making of an audit: run a model under a group, look inside, and say who breaks the symmetry."""
+"""The making of an audit: run a model under a group, look inside, say who breaks the symmetry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CaptureError, EquiwrapError, GroupError, SignatureError
+from ..errors import CaptureError, EquiwrapError, GroupError
 from ..graph.advice import fixes, size_to_use
 from ..graph.propagate import Typing, generators, propagate
 from ..graph.snap import Probed, project_weights, snap_and_probe
@@ -17,10 +17,12 @@ from ..groups import Group, parse_group
 from ..measure import DataError, data_error, equivariance_error, error_against_angle, profile
 from ..measure.error import signature_for
 from ..signature import Signature
+from .candidates import check_example, first_line, ranked
 from .examples import Examples, read_examples
-from .layers import Row, attribute_defect, breaks, layerwise
+from .layers import Row, breaks, layerwise
 from .remedies import remedies
 from .report import Curve, Finding, Layer, Report
+from .shares import attribute_defect
 from .tell import findings, layer_of, spoken
 
 __all__ = ["build"]
@@ -28,8 +30,6 @@ __all__ = ["build"]
 SAMPLES = 8  # inputs for the layers
 SHARES = 2  # inputs for the attribution
 MOST = 160  # nodes that get a share of their own
-CANDIDATES = ("C2", "C4", "D2", "D4", "T(2)")
-CLOUDS = ("SO(3)", "O(3)", "SO(2)", "O(2)")
 Progress = Callable[[int, int, str], None]
 
 
@@ -50,9 +50,11 @@ def build(
     said(0, 6, "error")
     ranking: tuple[tuple[str, float | None, float | None], ...] = ()
     if isinstance(group, str) and group == "auto":
-        ranking = _ranked(twin, examples, signature, seed, kwargs)
+        ranking = ranked(twin, examples, signature, seed, kwargs)
         group = ranking[0][0]
-    bound = signature_for(twin, parse_group(group), signature, examples.few(SAMPLES))
+    group = group if isinstance(group, Group) else parse_group(group)
+    check_example(twin, group, signature, examples.few(1), kwargs)
+    bound = signature_for(twin, group, signature, examples.few(SAMPLES))
     found = _Audit(model, twin, bound, examples, kwargs, seed, said)
     return found.report(ranking)
 
@@ -135,7 +137,7 @@ class _Audit:
                 x = [float(label.rstrip("°")) for label in shown.labels]
                 unit = "degrees" if "°" in shown.labels[0] else "parameter"
         except (EquiwrapError, RuntimeError, ValueError) as error:
-            self.notes.append(f"The error was not followed over the group: {_line(error)}")
+            self.notes.append(f"The error was not followed over the group: {first_line(error)}")
             return None
         y, low, high = zip(*[(e.value, e.low, e.high) for e in shown.errors], strict=True)
         return Curve(f"error under {sig.group}", tuple(x), y, low, high, unit)
@@ -149,7 +151,7 @@ class _Audit:
                 signature=self.signature, seed=self.seed, **self.kwargs,
             )  # fmt: skip
         except (EquiwrapError, RuntimeError, ValueError) as error:
-            self.notes.append(f"The targets were not used: {_line(error)}")
+            self.notes.append(f"The targets were not used: {first_line(error)}")
             return None
 
     # -- the inside -------------------------------------------------------------------------------
@@ -159,7 +161,7 @@ class _Audit:
         try:
             typing = propagate(self.model, self.signature, *self._folded(few))
         except (CaptureError, RuntimeError, ValueError) as error:
-            self.notes.append(f"The inside was not seen: {_line(error)}")
+            self.notes.append(f"The inside was not seen: {first_line(error)}")
             return [], [], "untyped"
         elements = _generating(typing.group)
         rows: dict[Any, Row] = {}
@@ -173,7 +175,7 @@ class _Audit:
             if label == "unsound" and typing.untyped:
                 label = "untyped"
         except (EquiwrapError, RuntimeError) as error:
-            self.notes.append(f"The layers were not measured: {_line(error)}")
+            self.notes.append(f"The layers were not measured: {first_line(error)}")
         self.said(4, 6, "attribution")
         shares = self._shares(typing, elements[0], rows)
         size = self._size(typing)
@@ -243,7 +245,7 @@ class _Audit:
                 progress=lambda i, n: self.said(4, 6, f"attribution {i} of {n}"),
             )  # fmt: skip
         except (EquiwrapError, RuntimeError, ValueError) as error:
-            self.notes.append(f"The defect was not shared among the layers: {_line(error)}")
+            self.notes.append(f"The defect was not shared among the layers: {first_line(error)}")
             return {}
         return shares
 
@@ -251,34 +253,6 @@ class _Audit:
         if not typing.misaligned:
             return None
         return size_to_use(self.model, typing, self.examples.few(1), self.kwargs)
-
-
-def _ranked(
-    twin: nn.Module, examples: Examples, signature: Any, seed: int, kwargs: dict[str, Any]
-) -> tuple[tuple[str, float | None, float | None], ...]:
-    """Candidate groups by their error, the smallest first; of equal errors the largest group.
-
-    Raises:
-        SignatureError: none of them fits the inputs.
-    """
-    images = isinstance(examples.first[0], Tensor) and examples.first[0].dim() == 4
-    found = []
-    for name in CANDIDATES if images else CLOUDS:
-        try:
-            bound = signature_for(twin, parse_group(name), signature, examples.few(SAMPLES))
-            error = equivariance_error(
-                twin, bound.group, *examples.few(64), signature=bound, seed=seed, **kwargs
-            )
-        except (EquiwrapError, RuntimeError, ValueError):
-            continue
-        found.append((name, error.value, error.half_width, error.floor))
-    if not found:
-        raise SignatureError(
-            "No candidate group fits these inputs: name the group, and the signature beside it."
-        )
-    order = {n: i for i, n in enumerate((*CANDIDATES, *CLOUDS))}
-    found.sort(key=lambda row: (max(row[1], 10 * row[3]), -order[row[0]]))
-    return tuple((name, value, half) for name, value, half, _ in found)
 
 
 def _generating(group: Group) -> list[Any]:
@@ -290,7 +264,3 @@ def _generating(group: Group) -> list[Any]:
 
 def _floating(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point()
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

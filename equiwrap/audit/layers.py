@@ -3,9 +3,7 @@
     [x, g x] ──▶ node ──▶ [h(x), h(g x)]      accumulated: ‖h(gx) − ρ h(x)‖ / ‖h(gx)‖
                 ρ inputs of h(x) ──▶ node     own:         ‖f(ρ·) − ρ f(·)‖ / ‖f(ρ·)‖
 
-Functional nodes and residual adds are nodes like all others. The attribution is exact: values up to
-a node are replaced by ρ h(x), the rest of the network runs on them, and neighbouring results are
-subtracted; the differences telescope to the end-to-end defect.
+Functional nodes and residual adds are nodes like all others.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from ..groups import Elements, Group
 from ..measure import infinitesimal
 from ..measure.lie import drift
 
-__all__ = ["Row", "attribute_defect", "layerwise", "lie_layerwise"]
+__all__ = ["Key", "Row", "breaks", "layerwise", "lie_layerwise"]
 
 Key = tuple[str, int, str]
 DEAD = 1e-6  # an output that varies less than this over inputs says nothing
@@ -207,109 +205,6 @@ def _batch_axis(kind: Kind) -> int:
 def _square(x: Tensor) -> Tensor:
     flat = x.detach().flatten()
     return torch.dot(flat, flat) if flat.is_contiguous() else flat.square().sum()
-
-
-# -- attribution -----------------------------------------------------------------------------------
-
-
-def attribute_defect(
-    twin: nn.Module,
-    typing: Typing,
-    g: Elements,
-    inputs: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    chosen: list[Key],
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict[Key, float], float, float]:
-    """*ρ f(x) − f(gx) = Σ_l [F_{>l}(ρ h_l) − F_{>l}(f_l(ρ h_{l−1}))]*, as signed shares that sum to 1.
-
-    `chosen` are the nodes that get a share, in the order of execution: those with an error of their
-    own. Returns the shares ⟨term, defect⟩/‖defect‖², the share of everything behind the last of
-    them, and ‖defect‖/‖f(gx)‖. Costs one run for the stored values and a tail for each chosen node.
-
-    Error: the shares sum to 1 to rounding, as the terms telescope.
-    Source: exact telescoping; the finite form of the layerwise split of Gruver et al. 2023.
-    """
-    order = {key: i for i, key in enumerate(typing.sites)}
-    stored = _stored(twin, typing, g, inputs, kwargs)
-    pair = folded(typing, g, inputs, kwargs)
-
-    def run(limit: int) -> Tensor:
-        def visitor(visit: Visit, go: Callable[[], Any]) -> Any:
-            key = visit.at.key
-            if order.get(key, limit + 1) <= limit and key in stored:
-                return stored[key].clone()
-            return go()
-
-        with torch.no_grad(), held_random(), typing.walk.visited(twin, visitor):
-            return _flat(typing, twin(*pair[0], **pair[1]))
-
-    with torch.no_grad(), held_random():
-        goal = _flat(typing, _aligned(typing, g, twin(*pair[0], **pair[1])))
-    before = start = run(-1)
-    defect = goal - start
-    size = float(defect.square().sum())
-    shares: dict[Key, float] = {}
-    for i, key in enumerate(chosen):
-        after = run(order[key])
-        shares[key] = float(((after - before) * defect).sum()) / size if size > 0 else 0.0
-        before = after
-        if progress is not None:
-            progress(i + 1, len(chosen))
-    rest = float(((goal - before) * defect).sum()) / size if size > 0 else 0.0
-    return shares, rest, (size / max(float(start.square().sum()), 1e-300)) ** 0.5
-
-
-def _stored(
-    twin: nn.Module, typing: Typing, g: Elements, inputs: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[Key, Tensor]:
-    """[h, ρ h(x)] for every typed node: the second half is what replaces h(gx)."""
-    stored: dict[Key, Tensor] = {}
-
-    def visitor(visit: Visit, run: Callable[[], Any]) -> Any:
-        value = run()
-        site = typing.sites.get(visit.at.key)
-        if site is not None and isinstance(site.kind, Kind) and isinstance(value, Tensor):
-            try:
-                stored[visit.at.key] = _replaced(typing, g, site.kind, value)
-            except (Untyped, StopIteration):
-                pass
-        return value
-
-    pair = folded(typing, g, inputs, kwargs)
-    with torch.no_grad(), held_random(), typing.walk.visited(twin, visitor):
-        twin(*pair[0], **pair[1])
-    return stored
-
-
-def _replaced(typing: Typing, g: Elements, kind: Kind, value: Tensor) -> Tensor:
-    here = kind.part(value, 0, 2)
-    found = value.clone()
-    kind.part(found, 1, 2)  # refuses what does not fold
-    at, place, sizes = kind.folds(value)
-    wide = found.unflatten(at, sizes)
-    half = sizes[place] // 2
-    moved = kind.act(typing.group, g, here).unflatten(
-        at, [*sizes[:place], half, *sizes[place + 1 :]]
-    )
-    wide.narrow(at + place, half, half).copy_(moved)
-    return found
-
-
-def _aligned(typing: Typing, g: Elements, out: Any) -> Any:
-    if isinstance(out, (tuple, list)):
-        kinds = typing.output
-        return [_replaced(typing, g, k, v) for k, v in zip(kinds, out, strict=True)]
-    return _replaced(typing, g, typing.output, out)
-
-
-def _flat(typing: Typing, out: Any) -> Tensor:
-    """The second half of the outputs, flattened."""
-    kinds = typing.output if isinstance(out, (tuple, list)) else [typing.output]
-    values = out if isinstance(out, (tuple, list)) else [out]
-    parts = [k.part(v, 1, 2).flatten() for k, v in zip(kinds, values, strict=True)]
-    return torch.cat(parts).double()
 
 
 # -- derivatives -----------------------------------------------------------------------------------

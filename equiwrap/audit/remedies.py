@@ -1,4 +1,4 @@
-"""What can be done about a broken symmetry: the lines to type, their measured cost, and a choice."""
+"""What can be done about a broken symmetry: the lines to type, their measured cost, a choice."""
 
 from __future__ import annotations
 

@@ -57,16 +57,24 @@ def findings(fixed: Iterable[tuple[str, str, str, str]], layers: Iterable[Layer]
     """What breaks the symmetry whatever the weights are, then the weights that break it."""
     found = [Finding(*line) for line in fixed]
     for layer in layers:
-        if layer.status == "weights":
-            found.append(
-                Finding(
-                    layer.name,
-                    "weights",
-                    "its weights are not symmetric",
-                    "average the model, or train with the symmetry",
-                )
-            )
+        if layer.status in _LEFT_OVER:
+            kind, reason, fix = _LEFT_OVER[layer.status]
+            found.append(Finding(layer.name, kind, reason, fix))
     return found
+
+
+_LEFT_OVER = {
+    "weights": (
+        "weights",
+        "its weights are not symmetric",
+        "average the model, or train with the symmetry",
+    ),
+    "unsound": (
+        "other",
+        "breaks the symmetry even with projected weights (zeros at the edge under shifts, say)",
+        "average the model, or circular padding where the group shifts",
+    ),
+}
 
 
 def spoken(data: DataError | None) -> dict[str, Any] | None:
