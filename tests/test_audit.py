@@ -282,6 +282,43 @@ def test_an_equivariant_model_gets_a_clean_bill():
     assert ew.audit(wrapped, "C4", torch.randn(2, 3, 32, 32)).error < 1e-5
 
 
+def test_a_model_that_ignores_its_input_gets_no_error():
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)
+    )
+    nn.init.zeros_(model[3].weight)
+    report = ew.audit(model, "C4", torch.randn(4, 2, 8, 8))
+    assert report.class_ == "dead"
+    assert report.error is None
+    assert "same for all inputs" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("model", "group", "signature", "shape"),
+    [
+        (lambda: nn.Conv3d(1, 2, 3, padding=1), "O_h", "b c d h w -> b k d h w", (2, 1, 5, 5, 5)),
+        (lambda: nn.Linear(3, 3), "E(3)", "b n p -> b n p", (3, 4, 3)),
+        (lambda: nn.Linear(4, 4), "SO+(1,3)", "b n v -> b n v", (3, 4, 4)),
+    ],
+)
+def test_what_cannot_be_followed_is_still_measured(model, group, signature, shape):
+    torch.manual_seed(0)
+    report = ew.audit(model(), group, torch.randn(shape), signature=signature)
+    assert report.error > 0.05
+    assert report.class_ in ("untyped", "unsound", "weights")
+    assert str(report)
+
+
+def test_outputs_in_a_dict_are_shared_among_the_layers():
+    class Two(Net):
+        def forward(self, x):
+            return {"scores": super().forward(x), "size": x.shape[0]}
+
+    x = torch.randn(2, 2, 12, 12)
+    report = ew.audit(randomised(Two()), "C4", x, signature="b c h w -> {scores: b k, size: _}")
+    assert abs(sum(layer.share or 0 for layer in report.layers) - 1) < 1e-5
+
+
 def test_a_loader_with_targets_adds_what_the_data_say():
     torch.manual_seed(0)
     x = torch.randn(240, 2, 6, 6)

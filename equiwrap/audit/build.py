@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import CaptureError, EquiwrapError, GroupError
 from ..graph.advice import fixes, size_to_use
+from ..graph.kinds import Untyped
 from ..graph.propagate import Typing, generators, propagate
 from ..graph.snap import Probed, project_weights, snap_and_probe
 from ..graph.twin import twin_of
@@ -22,7 +23,7 @@ from .examples import Examples, read_examples
 from .layers import Row, breaks, layerwise
 from .remedies import remedies
 from .report import Curve, Finding, Layer, Report
-from .shares import attribute_defect
+from .shares import attribute_defect, outputs_typed
 from .tell import findings, layer_of, spoken
 
 __all__ = ["build"]
@@ -86,6 +87,7 @@ class _Audit:
         curve = self._curve()
         self.said(2, 6, "types")
         layers, found, label = self._inside()
+        dead = self._dead()
         if label == "weights" and all(layer.status == "exact" for layer in layers):
             label = "exact"
         if error.interpolation:
@@ -105,10 +107,10 @@ class _Audit:
             group=str(sig.group),
             signature=str(sig),
             inputs=str(self.examples),
-            error=error.value,
+            error=None if dead else error.value,
             half_width=error.half_width,
             floor=error.floor,
-            class_=label,
+            class_="dead" if dead else label,
             layers=tuple(layers),
             findings=tuple(found),
             remedies=advised,
@@ -142,6 +144,25 @@ class _Audit:
         y, low, high = zip(*[(e.value, e.low, e.high) for e in shown.errors], strict=True)
         return Curve(f"error under {sig.group}", tuple(x), y, low, high, unit)
 
+    def _dead(self) -> bool:
+        """True where the model gives the same for all inputs: its error then says nothing."""
+        few = self.examples.few(SAMPLES)
+        with torch.no_grad():
+            outs = self.signature.flatten(self.twin(*few, **self.kwargs))
+        kinds = [kind for _, kind in self.signature.outputs]
+        for kind, y in zip(kinds, outs, strict=True):
+            if not kind.untouched and kind.batch is not None and y.shape[kind.batch] > 1:
+                front = y.movedim(kind.batch, 0).double()
+                if float((front - front[:1]).norm()) > 1e-6 * float(front.norm()):
+                    return False
+            elif not kind.untouched:
+                return False
+        self.notes.append(
+            "The output does not depend on the input (a zero-initialised head?): an error of 0 "
+            "would say nothing, and none is given."
+        )
+        return True
+
     def _data(self) -> DataError | None:
         if not self.examples.targets:
             return None
@@ -174,7 +195,7 @@ class _Audit:
             label = {"EXACT": "weights", "MISALIGNED": "misaligned"}.get(probed.label, "unsound")
             if label == "unsound" and typing.untyped:
                 label = "untyped"
-        except (EquiwrapError, RuntimeError) as error:
+        except (EquiwrapError, RuntimeError, Untyped) as error:
             self.notes.append(f"The layers were not measured: {first_line(error)}")
         self.said(4, 6, "attribution")
         shares = self._shares(typing, elements[0], rows)
@@ -224,7 +245,7 @@ class _Audit:
         return tuple(f if isinstance(f, Tensor) else x for f, x in zip(few, inputs, strict=True))
 
     def _shares(self, typing: Typing, g: Any, rows: dict[Any, Row]) -> dict[Any, float]:
-        if not isinstance(typing.output, (tuple, list)) and not hasattr(typing.output, "folds"):
+        if not outputs_typed(typing):
             self.notes.append("The output has no type: the defect is not shared among the layers.")
             return {}
         few = tuple(x.double() if _floating(x) else x for x in self.examples.few(SHARES))
@@ -244,7 +265,7 @@ class _Audit:
                 twin, small, g, few, self.kwargs, chosen,
                 progress=lambda i, n: self.said(4, 6, f"attribution {i} of {n}"),
             )  # fmt: skip
-        except (EquiwrapError, RuntimeError, ValueError) as error:
+        except (EquiwrapError, RuntimeError, ValueError, Untyped) as error:
             self.notes.append(f"The defect was not shared among the layers: {first_line(error)}")
             return {}
         return shares

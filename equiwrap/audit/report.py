@@ -86,10 +86,11 @@ class Curve:
 class Report:
     """An audit: `error ± half_width` is relative with a 95 % interval, `floor` that of rounding.
 
-    `class_` is the `STATUS` of the model as a whole; `layers` are in the order in which they run.
-    `data` maps what was learned from targets ("model_error", "data_error", "alpha") to a number or
-    to (value, low, high). `ranking` holds (group, error, half width) where the group was "auto".
-    Errors that are not finite are None once they are written.
+    `class_` is the `STATUS` of the model as a whole, or "dead" if it gives one value for all
+    inputs; `layers` are in the order in which they run. `data` maps what was learned from targets
+    ("model_error", "data_error", "alpha") to a number or to (value, low, high). `ranking` holds
+    (group, error, half width) where the group was "auto". Errors that are not finite are None once
+    they are written.
     """
 
     model: str

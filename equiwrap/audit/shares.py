@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import EquiwrapError
 from ..graph.kinds import Kind, Untyped
 from ..graph.propagate import Typing
 from ..graph.snap import folded
@@ -21,7 +22,7 @@ from ..graph.walk import Visit
 from ..groups import Elements
 from .layers import Key
 
-__all__ = ["attribute_defect"]
+__all__ = ["attribute_defect", "outputs_typed"]
 
 
 def attribute_defect(
@@ -58,7 +59,7 @@ def attribute_defect(
             return _flat(typing, twin(*pair[0], **pair[1]))
 
     with torch.no_grad(), held_random():
-        goal = _flat(typing, _aligned(typing, g, twin(*pair[0], **pair[1])))
+        goal = _aligned(typing, g, twin(*pair[0], **pair[1]))
     before = start = run(-1)
     defect = goal - start
     size = float(defect.square().sum())
@@ -107,16 +108,33 @@ def _replaced(typing: Typing, g: Elements, kind: Kind, value: Tensor) -> Tensor:
     return found
 
 
-def _aligned(typing: Typing, g: Elements, out: Any) -> Any:
-    if isinstance(out, (tuple, list)):
-        kinds = typing.output
-        return [_replaced(typing, g, k, v) for k, v in zip(kinds, out, strict=True)]
-    return _replaced(typing, g, typing.output, out)
+def outputs_typed(typing: Typing) -> bool:
+    """True where every output that the signature types has a type in the network."""
+    try:
+        return all(isinstance(kind, Kind) for kind in _kinds(typing))
+    except (EquiwrapError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _kinds(typing: Typing) -> list[Any]:
+    found = typing.signature.flatten(typing.output)
+    pairs = zip(found, typing.signature.outputs, strict=True)
+    return [found for found, (_, kind) in pairs if not kind.untouched]
+
+
+def _outputs(typing: Typing, out: Any) -> list[Any]:
+    pairs = zip(typing.signature.flatten(out), typing.signature.outputs, strict=True)
+    return [y for y, (_, kind) in pairs if not kind.untouched]
+
+
+def _aligned(typing: Typing, g: Elements, out: Any) -> Tensor:
+    """ρ f(x), flattened."""
+    pairs = zip(_kinds(typing), _outputs(typing, out), strict=True)
+    parts = [kind.part(_replaced(typing, g, kind, y), 1, 2).flatten() for kind, y in pairs]
+    return torch.cat(parts).double()
 
 
 def _flat(typing: Typing, out: Any) -> Tensor:
-    """The second half of the outputs, flattened."""
-    kinds = typing.output if isinstance(out, (tuple, list)) else [typing.output]
-    values = out if isinstance(out, (tuple, list)) else [out]
-    parts = [k.part(v, 1, 2).flatten() for k, v in zip(kinds, values, strict=True)]
-    return torch.cat(parts).double()
+    """f(g x), the second half of the outputs, flattened."""
+    pairs = zip(_kinds(typing), _outputs(typing, out), strict=True)
+    return torch.cat([kind.part(y, 1, 2).flatten() for kind, y in pairs]).double()

@@ -61,6 +61,8 @@ def render(report: Report) -> str:
 def verdict(report: Report) -> str:
     """One sentence on whether, one on why."""
     size, floor = report.error, report.floor
+    if report.class_ == "dead":
+        return f"{report.model} gives the same for all inputs: no error under {report.group}."
     if size is None or not isfinite(size):
         return f"{report.model} has no finite error under {report.group}: its outputs overflow."
     if size <= 30 * floor:  # the roundings of a deep model add up
