@@ -26,6 +26,7 @@ __all__ = [
     "worst",
 ]
 
+SMALL = 1e-9  # a share below this is none
 ROWS = 15  # layers that the text shows
 BAR = 8  # columns of its bars
 
@@ -129,9 +130,14 @@ def measure_of(report: Report) -> tuple[str, Callable[[Layer], float | None]]:
 
 
 def worst(report: Report, rows: int | None = None) -> list[Layer]:
-    """The layers by the size of what they contribute, the largest first; ties as they run."""
+    """The layers by the size of what they contribute, the largest first; ties as they run.
+
+    Where `rows` bounds them, those that contribute nothing are left out.
+    """
     of = measure_of(report)[1]
-    return sorted(report.layers, key=lambda layer: -abs(finite(of(layer))))[:rows]
+    found = sorted(report.layers, key=lambda layer: -abs(finite(of(layer))))
+    active = [layer for layer in found if abs(finite(of(layer))) > SMALL]
+    return found if rows is None else (active or found)[:rows]
 
 
 def grouped(report: Report) -> dict[tuple[str, str, str], list[str]]:
@@ -194,8 +200,8 @@ def _notes(report: Report) -> list[str]:
 
 
 def _shown(report: Report) -> str:
-    total = len(report.layers)
-    return f", the {ROWS} largest of {total}" if total > ROWS else ""
+    total, rows = len(report.layers), len(worst(report, ROWS))
+    return f", the {rows} largest of {total}" if total > rows else ""
 
 
 def _layers(report: Report) -> list[str]:
