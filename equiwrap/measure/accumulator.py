@@ -25,7 +25,7 @@ class Accumulator:
         """`num, den`: of any shape, summed into one row; `[n]` each, a row for each, without it."""
         if self.sums.device != num.device:
             self.sums = self.sums.to(num.device)
-        pair = torch.stack([num, den], -1).float()
+        pair = torch.stack([num, den], -1).to(self.sums.dtype)
         if row is None and len(self.sums) > 1:
             self.sums += pair
         else:

@@ -27,6 +27,8 @@ class Config:
     frame: str = "auto"
     softness: float | None = None
     mask: str | None = None
+    probes: bool | str | tuple[str, ...] | None = None
+    at: str | tuple[str, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,7 +48,9 @@ class Config:
             SignatureError: the group or the signature is missing, or is not text.
         """
         own = {f.name for f in fields(cls)} - {"options"}
-        known = {k: v for k, v in given.items() if k in own}
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in own
+        }
         for name in ("group", "signature"):
             if not isinstance(known.get(name), str):
                 raise SignatureError(

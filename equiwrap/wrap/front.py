@@ -7,18 +7,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..errors import CaptureError, EquivarianceError, EquiwrapWarning, SignatureError
-from ..frames import Frame, fit_upright, frame_for
-from ..groups import Group, parse_group
-from ..measure import equivariance_error
-from ..signature import Signature, infer_outputs, looks_like_images
-from .config import Config
-from .handle import Handle
-from .install import PREFIX, install, original_forward, view_of
-from .words import check_method, check_model, interpolation, no_group, no_signature, reason
+from ..errors import CaptureError, EquiwrapWarning
+from ..frames import Frame
+from ..groups import Group
+from ..signature import Signature
+from .build import Asked, build, trial_example, verify
+from .install import handle_of, install, view_of
+from .words import check_method, check_model
 
 __all__ = ["disabled", "equivariantize", "equivariantize_", "unwrap"]
 
@@ -33,6 +30,8 @@ def equivariantize(
     softness: float | None = None,
     calibrate: Tensor | Iterable[Any] | None = None,
     mask: str | None = None,
+    probes: Any = None,
+    at: str | Iterable[str] | None = None,
     example: Any = None,
     tol: float | None = None,
     **options: Any,
@@ -54,6 +53,10 @@ def equivariantize(
         calibrate: unlabelled inputs in their usual orientation (a tensor or a loader): fits the
             upright prior, for frozen image models.
         mask: the name of the argument that marks the real points of padded clouds, `[b, n]`.
+        probes: the layers of the plain model whose error `model.equiwrap.probes.measure(x)` gives:
+            True, names or regular expressions of whole names, or `filter_fn(module, fqn)`.
+        at: the path of a sub-network, or several: the wrapping is around each, whose own input the
+            frame reads and the signature describes; the rest of the model is as it was.
         example: an input, or a tuple of inputs, on which the error is measured before returning.
         tol: the error allowed on `example`; by dtype if None (1e-4 in float32, 1e-9 in float64).
         **options: options of the frame, such as `chunk=2`, `ties="first"`, `stochastic=True`.
@@ -66,17 +69,21 @@ def equivariantize(
     """
     return _wrap(
         model,
-        group,
-        signature,
-        method,
-        frame,
-        softness,
-        calibrate,
-        mask,
-        example,
-        tol,
-        options,
-        False,
+        Asked(
+            group,
+            signature,
+            method,
+            frame,
+            softness,
+            calibrate,
+            mask,
+            probes,
+            at,
+            example,
+            tol,
+            options,
+        ),
+        in_place=False,
     )
 
 
@@ -90,6 +97,8 @@ def equivariantize_(
     softness: float | None = None,
     calibrate: Tensor | Iterable[Any] | None = None,
     mask: str | None = None,
+    probes: Any = None,
+    at: str | Iterable[str] | None = None,
     example: Any = None,
     tol: float | None = None,
     **options: Any,
@@ -104,56 +113,43 @@ def equivariantize_(
     """
     return _wrap(
         model,
-        group,
-        signature,
-        method,
-        frame,
-        softness,
-        calibrate,
-        mask,
-        example,
-        tol,
-        options,
-        True,
+        Asked(
+            group,
+            signature,
+            method,
+            frame,
+            softness,
+            calibrate,
+            mask,
+            probes,
+            at,
+            example,
+            tol,
+            options,
+        ),
+        in_place=True,
     )
 
 
-def _wrap(
-    model: nn.Module,
-    group: str | Group | None,
-    signature: str | Signature | None,
-    method: str,
-    frame: str | Frame,
-    softness: float | None,
-    calibrate: Any,
-    mask: str | None,
-    example: Any,
-    tol: float | None,
-    options: dict[str, Any],
-    in_place: bool,
-) -> nn.Module:
-    check_model(model, group)
-    check_method(method, softness)
+def _wrap(model: nn.Module, asked: Asked, *, in_place: bool) -> nn.Module:
+    check_model(model, asked.group)
+    check_method(asked.method, asked.softness)
     model = _plain(model)
     view = view_of(model, type(model)) if in_place else model
-    inputs = None if example is None else example if isinstance(example, tuple) else (example,)
-    sig, notes = _signature(model, group, signature, original_forward(view), inputs)
-    chosen = _frame(sig, frame, calibrate, options)
-    config = Config(
-        group=str(sig.group),
-        signature=str(sig),
-        method=method,
-        frame=frame if isinstance(frame, str) else type(frame).__name__.lower(),
-        softness=softness,
-        mask=mask,
-        options={k: v for k, v in options.items() if isinstance(v, (bool, int, float, str))},
-    )
-    handle = Handle(view, chosen, sig, config, notes + interpolation(sig, inputs))
+    if asked.at is not None:
+        from .around import around  # few need it
+
+        return around(model, view, asked, in_place=in_place)
+    inputs = asked.inputs
+    handle = build(view, asked, inputs)
     handle.in_place = in_place
+    if handle.where is not None:
+        what = "The layers to probe are found"
+        handle.probes.insert(*(inputs or trial_example(view, handle.forward, what=what)))
     handle.module = install(model, handle, in_place=in_place)
     if inputs is not None:
         try:
-            _verify(handle, inputs, tol)
+            verify(handle, inputs, asked.tol)
         except Exception:
             if in_place:
                 model.__class__ = type(view)
@@ -162,7 +158,7 @@ def _wrap(
 
 
 def _plain(model: nn.Module) -> nn.Module:
-    if not isinstance(getattr(model, PREFIX, None), Handle):
+    if handle_of(model) is None:
         return model
     warnings.warn(
         "The model is already equivariantized; the new wrapping replaces the old one.",
@@ -170,70 +166,6 @@ def _plain(model: nn.Module) -> nn.Module:
         stacklevel=4,
     )
     return unwrap(model)
-
-
-def _signature(
-    model: nn.Module,
-    group: str | Group | None,
-    signature: str | Signature | None,
-    forward: Any,
-    example: tuple[Any, ...] | None,
-) -> tuple[Signature, tuple[str, ...]]:
-    images = looks_like_images(model)
-    if group is None and not images:
-        raise SignatureError(no_group(model))
-    group = parse_group("C4" if group is None else group)
-    if isinstance(signature, Signature):
-        found = signature
-    else:
-        if signature is None and not (images and group.dim == 2):
-            raise SignatureError(no_signature(model, group))
-        found = Signature.parse(signature or "b c h w -> ...", group)
-    if found.form != "infer":
-        return found, ()
-    full, how = infer_outputs(found, model, forward, example)
-    return full, (f"The outputs were {how}: {str(full).split('->')[1].strip()}.",)
-
-
-def _frame(sig: Signature, frame: str | Frame, calibrate: Any, options: dict[str, Any]) -> Frame:
-    if calibrate is None:
-        return frame_for(frame, sig, **options)
-    if frame != "auto":
-        raise SignatureError("calibrate= fits a learned frame, so frame= must be left to it.")
-    return fit_upright(calibrate, sig.group, **options)
-
-
-def _verify(handle: Handle, inputs: tuple[Any, ...], tol: float | None) -> None:
-    model = handle.module
-    modes = {m: m.training for m in model.modules()}
-    try:
-        model.eval()
-        with torch.random.fork_rng(devices=[]):
-            found = equivariance_error(model, None, *inputs)
-            before = equivariance_error(
-                handle.forward, handle.signature.group, *inputs, signature=handle.signature
-            )
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
-    allowed = (
-        tol
-        if tol is not None
-        else _tolerance(handle, found.floor, found.interpolation, float(before))
-    )
-    handle.notes += (f"On the example: error {before} before, {found} after.",)
-    if not found.worst <= allowed:
-        raise EquivarianceError(
-            f"The error on the example is {found.worst:.1e} at input {found.worst_input}, and "
-            f"{allowed:.0e} was allowed ({found}): {reason(handle.signature, handle.config.frame)}"
-        )
-
-
-def _tolerance(handle: Handle, floor: float, interpolation: float, before: float) -> float:
-    limit = 1e-9 if floor < 1e-12 else 1e-4 if floor < 1e-5 else 0.1
-    if handle.config.softness:
-        limit += 2 * handle.config.softness * before
-    return limit + (10 * interpolation if interpolation else 0.0)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -264,9 +196,9 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
         handle.enabled = before
 
 
-def _handle(model: nn.Module) -> Handle:
-    handle = getattr(model, PREFIX, None)
-    if not isinstance(handle, Handle):
+def _handle(model: nn.Module) -> Any:
+    handle = handle_of(model)
+    if handle is None:
         raise CaptureError(
             f"This {type(model).__name__} is not equivariantized, so there is nothing to undo."
         )

@@ -4,7 +4,7 @@ graph.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -15,8 +15,11 @@ from ..graph.rewrite import Call
 from ..measure import ErrorEstimate, equivariance_error
 from ..signature import Signature
 from .config import Config
-from .install import install, original_forward
+from .install import PREFIX, install, original_forward
 from .report import Report
+
+if TYPE_CHECKING:
+    from .probing import ModelProbes, ProbeReport
 
 __all__ = ["Handle"]
 
@@ -35,6 +38,9 @@ class Handle:
         self.view, self.frame, self.signature, self.config = view, frame, signature, config
         self.notes, self.enabled, self.compiled = notes, True, None
         self.in_place = False
+        self.probing: ModelProbes | None = None
+        self.where: Any = config.probes  # a filter function among them, which no config can hold
+        self._probes: ModelProbes | None = None
         self.forward = original_forward(view)
         self.call = Call(self.forward)
         self.types = signature.name_inputs(self.call.parameters, self.call.variadic)
@@ -86,6 +92,8 @@ class Handle:
         Raises:
             SignatureError: a typed input is missing, or a tensor is not typed.
         """
+        if self.probing is not None:
+            return self.probing.run(*args, **kwargs)
         if not self.enabled:
             return self.forward(*args, **kwargs)
         bound = self.call.bind(args, kwargs)
@@ -115,10 +123,27 @@ class Handle:
 
     def report(self) -> Report:
         """What was done, at which cost, how exact it is, and what to mind."""
-        return Report.of(self.signature, self.frame, self.config, self.notes, self.view)
+        notes = self.notes + (self.probes.notes() if self.where is not None else ())
+        return Report.of(self.signature, self.frame, self.config, notes, self.view)
 
-    def errors(self, *inputs: Any, **options: Any) -> ErrorEstimate:
-        """The wrapped model's own relative equivariance error on these inputs."""
+    @property
+    def probes(self) -> ModelProbes:
+        """`.measure(x)`: the error of the layers that `probes=` chose, of all without it."""
+        if self._probes is None:
+            from .probing import ModelProbes  # few need it
+
+            self._probes = ModelProbes(self, True if self.where is None else self.where)
+        return self._probes
+
+    def errors(
+        self, *inputs: Any, layers: bool = False, **options: Any
+    ) -> ErrorEstimate | ProbeReport:
+        """The wrapped model's own relative equivariance error on these inputs.
+
+        `layers=True`: that of the layers of the plain model underneath, as `probes.measure`.
+        """
+        if layers:
+            return self.probes.measure(*inputs, **options)
         return equivariance_error(self.module, self.signature.group, *inputs, **options)
 
     def print_graph(self) -> str:
@@ -135,7 +160,9 @@ class Handle:
 
     def rebuild(self, view: nn.Module, frame: Frame) -> nn.Module:
         """The same wrapping around another model of the same class."""
-        return Handle.from_spec(view, frame, self.spec())
+        twin = Handle.from_spec(view, frame, self.spec())
+        getattr(twin, PREFIX).where = self.where
+        return twin
 
     @classmethod
     def from_spec(cls, view: nn.Module, frame: Frame, spec: dict[str, Any]) -> nn.Module:

@@ -21,7 +21,7 @@ from torch import nn
 if TYPE_CHECKING:
     from .handle import Handle
 
-__all__ = ["PREFIX", "install", "original_forward", "view_of"]
+__all__ = ["PREFIX", "handle_of", "install", "original_forward", "view_of"]
 
 PREFIX = "equiwrap"
 
@@ -31,6 +31,11 @@ def view_of(model: nn.Module, cls: type[nn.Module]) -> nn.Module:
     view = object.__new__(cls)
     object.__setattr__(view, "__dict__", model.__dict__)
     return view
+
+
+def handle_of(model: Any) -> Any:
+    """What a wrapping left on the class of the model; None where there is none."""
+    return getattr(type(model), PREFIX, None)
 
 
 def original_forward(view: nn.Module) -> Any:

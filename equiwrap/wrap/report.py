@@ -39,7 +39,7 @@ class Report:
         group, k = signature.group, frame.calls(signature.group)
         said = list(notes)
         turned = group.dim == 2 and not group.permutes and not isinstance(frame, Learned)
-        if turned and any(kind.grid for _, kind in signature.inputs):
+        if turned and config.at is None and any(kind.grid for _, kind in signature.inputs):
             said.append(
                 "A frozen model that has only seen upright images meets turned ones here, and may "
                 "lose its accuracy: give calibrate=images (unlabelled, as they come) to fit an "
