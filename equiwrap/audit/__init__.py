@@ -6,14 +6,13 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .report import Curve, Finding, Layer, Remedy, Report
-
 if TYPE_CHECKING:
     from torch import nn
 
     from ..groups import Group
     from ..signature import Signature
     from .layers import layerwise, lie_layerwise
+    from .report import Curve, Finding, Layer, Remedy, Report
     from .shares import attribute_defect
 
 __all__ = [
@@ -73,3 +72,4 @@ def __getattr__(name: str) -> Any:
 
 
 _LATER = {"attribute_defect": "shares", "layerwise": "layers", "lie_layerwise": "layers"}
+_LATER |= dict.fromkeys(("Curve", "Finding", "Layer", "Remedy", "Report"), "report")

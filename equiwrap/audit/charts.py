@@ -89,8 +89,8 @@ def _dot(x: float, y: float, said: str) -> str:
 
 
 def _round_up(x: float) -> float:
-    """The next of 1, 2, 4, 6, 8 times a power of ten; 1 for 0."""
-    unit = 10.0 ** floor(log10(x)) if x > 0 else 1.0
+    """The next of 1, 2, 4, 6, 8 times a power of ten; 1 for what is as good as 0."""
+    unit = 10.0 ** floor(log10(x)) if x > 1e-300 else 1.0
     return next((k * unit for k in (1, 2, 4, 6, 8) if x <= k * unit), 10 * unit)
 
 

@@ -44,7 +44,7 @@ def original_forward(view: nn.Module) -> Any:
     if own is None:
         return view.forward
     return (
-        own.__func__.__get__(view)
+        types.MethodType(own.__func__, view)
         if inspect.ismethod(own)
         and type(own.__self__) is not type(view)
         and isinstance(own.__self__, type(view))
@@ -112,7 +112,7 @@ def _with_self(found: inspect.Signature, own: inspect.Parameter) -> inspect.Sign
 
 def _instance_forward(forward: Any) -> property:
     """Overrules a `forward` in the shared `__dict__` (some models assign one to themselves)."""
-    return property(lambda self: forward.__get__(self), lambda self, value: None)
+    return property(lambda self: types.MethodType(forward, self), lambda self, value: None)
 
 
 def _with_child(original: type[nn.Module], learned: nn.Module) -> dict[str, Any]:
