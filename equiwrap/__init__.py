@@ -12,6 +12,7 @@ from .errors import (
     NoEffectWarning,
     SignatureError,
 )
+from .graph import opaque
 from .signature import Signature
 from .wrap import Config, disabled, equivariantize, equivariantize_, unwrap
 
@@ -23,6 +24,7 @@ __all__ = [
     "unwrap",
     "disabled",
     "audit",
+    "opaque",
     "frames",
     "groups",
     "representations",

@@ -4,7 +4,8 @@
     python recipes/survey_capture.py --only hf --match t5
 
 The zoo is the smallest model of every timm family (as in `survey_timm.py`, with dropout and
-stochastic depth at 0.1 where they exist), torchvision's classifiers and segmenters, tiny Hugging
+stochastic depth at 0.1 where they exist, and three blocks where a `depth` can be given and there
+are over twenty million parameters), torchvision's classifiers and segmenters, tiny Hugging
 Face configurations and torch_geometric models; weights and statistics are random, nothing is
 downloaded. Each model is captured on a batch of two. The installed model and an untouched twin must
 then agree bit for bit in outputs, gradients, buffers, attributes and random numbers, in eval, train
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import json
 import platform
 import signal
@@ -27,6 +29,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ from survey_capture_zoo import KINDS, Case
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from equiwrap.graph import capture
+from equiwrap.graph import capture, install
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from reference_capture import differences, note, seeded, snapshot
@@ -55,6 +58,8 @@ class Row:
     layers: int = 0
     graphs: int = 0
     containers: int = 0
+    calls: int = 0  # of installed containers, on batches of 2, 1, 3 in eval and in train mode
+    held: int = 0  # of these, by a plan
     reasons: dict[str, int] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -100,12 +105,20 @@ def check(row: Row, case: Case) -> None:
     undo = found.install(model)
     if list(model.state_dict()) != list(twin.state_dict()):
         row.failed.append("state_dict keys")
-    for train in (False, True, False):
-        twin.train(train)
-        model.train(train)
-        for b in BATCHES:
-            _pair(row, f"{'train' if train else 'eval'}, batch {b}", twin, model, call(b))
-    _pair(row, "deepcopy", copy.deepcopy(twin), copy.deepcopy(model), example)
+    with counted(row):
+        for train in (False, True, False):
+            twin.train(train)
+            model.train(train)
+            for b in BATCHES:
+                _pair(row, f"{'train' if train else 'eval'}, batch {b}", twin, model, call(b))
+    copies = [_copied(twin), _copied(model)]
+    if isinstance(copies[0], nn.Module) and isinstance(copies[1], nn.Module):
+        _pair(row, "deepcopy", *copies, example)
+    elif type(copies[0]) is type(copies[1]):
+        row.notes.append(f"deepcopy: {type(copies[0]).__name__}, as the plain model")
+    else:
+        row.failed.append(f"deepcopy: {copies[1]}")
+    del copies
     if torch.cuda.is_available():
         there = tree_map(lambda v: v.cuda() if isinstance(v, torch.Tensor) else v, example)
         _pair(row, "cuda", twin.cuda(), model.cuda(), there)
@@ -115,6 +128,33 @@ def check(row: Row, case: Case) -> None:
     if [type(m) for m in model.modules()] != classes:
         row.failed.append("undo left classes behind")
     _pair(row, "after undo", twin, model, example, wide=True)
+
+
+@contextmanager
+def counted(row: Row) -> Iterator[None]:
+    """Count the calls of installed containers, and those that a plan answered."""
+    called, fell = install.lookup, install.own_forward
+
+    def lookup(*args: Any) -> Any:
+        row.calls, row.held = row.calls + 1, row.held + 1
+        return called(*args)
+
+    def own_forward(*args: Any) -> Any:
+        row.held -= 1
+        return fell(*args)
+
+    install.lookup, install.own_forward = lookup, own_forward
+    try:
+        yield
+    finally:
+        install.lookup, install.own_forward = called, fell
+
+
+def _copied(net: nn.Module) -> nn.Module | Exception:
+    try:
+        return copy.deepcopy(net)
+    except Exception as reason:
+        return reason
 
 
 def _count(row: Row, model: nn.Module, found: Any) -> None:
@@ -131,7 +171,8 @@ def _count(row: Row, model: nn.Module, found: Any) -> None:
 
 def _pair(row: Row, what: str, twin: nn.Module, model: nn.Module, call, **options) -> None:
     """One call of both; where the twin does not even repeat itself, the row says so."""
-    states = [copy.deepcopy(twin)] if what.startswith(("cuda", "train")) else []
+    states = [_copied(twin)] if what.startswith(("cuda", "train")) else []
+    states = [net for net in states if isinstance(net, nn.Module)]
     one, two = (note(net, *call, **options) for net in (twin, model))
     found = differences(one, two)
     if not found and "raises" in dict(one) and options.get("inputs", True):
@@ -150,7 +191,10 @@ def _law(row: Row, what: str, found: list[str]) -> None:
 
 # -- the table -------------------------------------------------------------------------------------
 
-HEAD = "| model | layers seen | containers | opaque because | checks |\n|---|--:|--:|---|---|"
+HEAD = (
+    "| model | layers seen | containers | calls held | opaque because | checks |\n"
+    "|---|--:|--:|--:|---|---|"
+)
 
 
 def line(row: Row) -> str:
@@ -158,8 +202,13 @@ def line(row: Row) -> str:
     common = sorted(row.reasons.items(), key=lambda item: -item[1])[:3]
     reasons = "; ".join(f"{why} ({n})" for why, n in common)
     said = "**" + "; ".join(row.failed) + "**" if row.failed else "ok"
-    said += "".join(f"; {words}" for words in row.notes)
-    cells = [row.model, f"{row.seen}/{row.layers}", f"{row.graphs}/{row.containers}", reasons, said]
+    same = dict.fromkeys(n.split(": ")[0] for n in row.notes if n.endswith("as the plain model"))
+    other = [words for words in row.notes if not words.endswith("as the plain model")]
+    said += f"; raises as the plain model: {', '.join(same)}" if same else ""
+    said += "".join(f"; {words}" for words in other)
+    share = f"{100 * row.held / max(row.calls, 1):.0f} %"
+    seen, graphs = f"{row.seen}/{row.layers}", f"{row.graphs}/{row.containers}"
+    cells = [row.model, seen, graphs, share, reasons, said]
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
@@ -167,20 +216,27 @@ def totals(rows: list[Row]) -> str:
     """Sums over some rows, in a sentence."""
     layers, seen = sum(r.layers for r in rows), sum(r.seen for r in rows)
     containers, graphs = sum(r.containers for r in rows), sum(r.graphs for r in rows)
+    calls, held = sum(r.calls for r in rows), sum(r.held for r in rows)
     good = sum(not r.failed for r in rows)
     return (
         f"{good} of {len(rows)} models pass every check; {seen} of {layers} linear and "
         f"convolution layers are nodes ({100 * seen / max(layers, 1):.1f} %), {graphs} of "
-        f"{containers} containers are graphs ({100 * graphs / max(containers, 1):.1f} %)."
+        f"{containers} containers are graphs ({100 * graphs / max(containers, 1):.1f} %); of their "
+        f"{calls} calls {held} ({100 * held / max(calls, 1):.1f} %) ran the graph."
     )
+
+
+def versions() -> str:
+    """The frameworks of the zoo, as installed."""
+    names = ("torch", "timm", "torchvision", "transformers", "torch_geometric")
+    return ", ".join(f"{name} {metadata.version(name).split('+')[0]}" for name in names)
 
 
 def document(rows: list[Row]) -> str:
     """The page: how it was made, what came out, a table for each part of the zoo."""
     parts = [
         "# Capture over a zoo",
-        f"`python recipes/survey_capture.py`, torch {torch.__version__.split('+')[0]}, "
-        f"Python {platform.python_version()}, "
+        f"`python recipes/survey_capture.py`, {versions()}, Python {platform.python_version()}, "
         + ("CPU and CUDA." if torch.cuda.is_available() else "CPU."),
         totals(rows),
     ]
@@ -205,6 +261,7 @@ def survey(cases: list[Case], limit: int, known: dict[tuple[str, str], Row]) -> 
             except Exception as reason:
                 words = " ".join(str(reason).split())[:120]
                 row.failed.append(f"{type(reason).__name__}: {words}")
+            gc.collect()  # classes of swapped modules are cycles, and hold weights
             row.seconds = round(time.perf_counter() - start, 1)
             print(f"[{i}/{len(cases)}] {row.seconds} s {line(row)}", file=sys.stderr, flush=True)
         yield row

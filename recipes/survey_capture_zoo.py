@@ -30,6 +30,7 @@ def images(b: int, channels: int = 3, size: int = 64) -> tuple[tuple[Tensor], di
 
 # -- timm ------------------------------------------------------------------------------------------
 
+LARGE = 20_000_000  # parameters; above, transformers have three blocks
 DROPS = ("drop_rate", "attn_drop_rate", "drop_path_rate")
 
 
@@ -49,14 +50,16 @@ def timm_model(family: str, smallest: Callable[[str], str]) -> tuple[nn.Module, 
     name = smallest(family)
     net, size = build(name)
     channels = getattr(net, "default_cfg", {}).get("input_size", (3,))[0]
-    choices = [DROPS, DROPS[::2], DROPS[:1], DROPS[2:]]
-    for sized in ({"img_size": size}, {}):
-        for drops in choices:
-            with contextlib.suppress(Exception):
-                other = create(name, **sized, **dict.fromkeys(drops, 0.1))
-                if works(other, size):
-                    randomise(other)
-                    return other, partial(images, channels=channels, size=size)
+    choices = [DROPS, DROPS[::2], DROPS[:1], DROPS[2:], ()]
+    large = sum(p.numel() for p in net.parameters()) > LARGE
+    for short in ({"depth": 3}, {}) if large else ({},):
+        for sized in ({"img_size": size}, {}):
+            for drops in choices:
+                with contextlib.suppress(Exception):
+                    other = create(name, **sized, **short, **dict.fromkeys(drops, 0.1))
+                    if works(other, size):
+                        randomise(other)
+                        return other, partial(images, channels=channels, size=size)
     randomise(net)
     return net, partial(images, channels=channels, size=size)
 

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from capture_traps import Doubled, Plain, Toy, graph, images, rows, seen, tokens, trap
+from capture_traps import Toy, graph, images, rows, seen, tokens, trap
+from capture_traps_children import Doubled
+from capture_traps_modes import Plain
 from torch import Tensor, is_grad_enabled, nn
 
 OPTIONS = {"scale": 1.0}  # a switch of a whole program

@@ -226,10 +226,17 @@ def same(a: object, b: object) -> bool:
             b.shape,
             b.device,
             b.requires_grad,
-        ) and torch.allclose(a.detach(), b.detach(), rtol=0, atol=0, equal_nan=True)
+        ) and _bits(a.detach(), b.detach())
     if isinstance(a, CALLABLES) and isinstance(b, CALLABLES):
         return getattr(a, "__qualname__", a) == getattr(b, "__qualname__", b)
     return type(a) is type(b) and (a == b or a != a)
+
+
+def _bits(a: Tensor, b: Tensor) -> bool:
+    with contextlib.suppress(RuntimeError):  # sparse
+        if torch.equal(a, b):
+            return True
+    return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 def _short(value: object) -> str:

@@ -6,11 +6,16 @@ from __future__ import annotations
 import copy
 import warnings
 
-import capture_traps
+import capture_traps_calls
+import capture_traps_children
+import capture_traps_data
+import capture_traps_modes
+import capture_traps_questions
 import capture_traps_values
 import pytest
 import torch
-from capture_traps import LOG, TRAPS, Plain, Toy, Trap
+from capture_traps import LOG, TRAPS, Toy, Trap
+from capture_traps_modes import Plain
 from reference_capture import (
     assert_same,
     attributes,
@@ -26,6 +31,10 @@ from torch.func import functional_call
 
 from equiwrap.graph import capture, opaque
 
+FILES = (
+    *(capture_traps_calls, capture_traps_children, capture_traps_data),
+    *(capture_traps_modes, capture_traps_questions, capture_traps_values),
+)
 ALL = pytest.mark.parametrize("trap", TRAPS.values(), ids=str)
 GRAPH = [trap for trap in TRAPS.values() if trap.tier == "graph"]
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -36,7 +45,7 @@ def fresh_globals():
     """Traps write down sizes, hooks and switches of a program in their files."""
     capture_traps_values.OPTIONS["scale"] = 1.0
     capture_traps_values.SIZES.clear()
-    for cached in (capture_traps_values.half, capture_traps.table):
+    for cached in (capture_traps_values.half, capture_traps_modes.table):
         cached.cache_clear()
 
 
@@ -110,7 +119,7 @@ def test_capture_leaves_model_arguments_and_generators_as_they_were(trap):
     seeded(2)
     args, kwargs = trap.args(2), trap.kwargs(2)
     call = list(snapshot_of((args, kwargs)))
-    spaces = [dict(vars(m)) for m in (capture_traps, capture_traps_values, torch, torch.Tensor)]
+    spaces = [dict(vars(m)) for m in (*FILES, torch, torch.Tensor)]
     heard, before = len(LOG), snapshot(model)
     found = capture(model, *args, **kwargs)
     assert_same(before, snapshot(model), "capture")
@@ -119,7 +128,7 @@ def test_capture_leaves_model_arguments_and_generators_as_they_were(trap):
     assert_same(before, snapshot(model), "install and undo")
     assert_same(call, list(snapshot_of((args, kwargs))), "arguments")
     assert len(LOG) == heard, "hooks ran"
-    now = [dict(vars(m)) for m in (capture_traps, capture_traps_values, torch, torch.Tensor)]
+    now = [dict(vars(m)) for m in (*FILES, torch, torch.Tensor)]
     for old, new in zip(spaces, now, strict=True):
         assert old.keys() == new.keys()
         assert all(old[k] is new[k] for k in old)

@@ -35,23 +35,23 @@ def size_to_use(
     fixed size, or where no input is an image.
     """
     side = _side(typing, inputs)
-    if side is None or not typing.misaligned:
+    if side is None or not _off(typing):
         return side
     unknown, tried = len(typing.untyped), {side}
     queue = _next(typing, side, side)
     while queue and len(tried) <= TRIES:
         size = heapq.heappop(queue)[-1]
-        if size in tried or size < 2:
+        if size in tried or not side <= 2 * size <= 3 * side:
             continue
         tried.add(size)
         try:
             found = propagate(model, typing.signature, _resized(typing, inputs, size), kwargs)
         except Exception:  # whatever the model raises at a size that it does not take
             continue
-        if len(found.untyped) > unknown:
+        if not _off(found):
+            if len(found.untyped) <= unknown:
+                return size
             continue
-        if not found.misaligned:
-            return size
         for further in _next(found, size, side):
             heapq.heappush(queue, further)
     return None
@@ -59,7 +59,7 @@ def size_to_use(
 
 def _next(typing: Typing, size: int, side: int) -> list[tuple[int, int, int, int]]:
     """Sizes that align the first misaligned layer: (−S, change, −size, size), a heap."""
-    site = typing.misaligned[0]
+    site = _off(typing)[0]
     rest, stride = next((why.off for why in site.broken if why.off), (1, 2))
     grids = [_height(kind) for kind in site.inputs if isinstance(kind, Kind)]
     step = 2 ** round(math.log2(size / max([n for n in grids if n] or [size])))
@@ -67,8 +67,15 @@ def _next(typing: Typing, size: int, side: int) -> list[tuple[int, int, int, int
     return sorted((-step, abs(n - side), -n, n) for n in sizes)
 
 
+def _off(typing: Typing) -> list[Site]:
+    """The sites whose sampling is not centred."""
+    sites = typing.sites.values()
+    return [s for s in sites if s.broken or (s.why is not None and s.why.kind == "stride")]
+
+
 def _height(kind: Kind) -> int:
-    return max((atom.size for axis in kind.axes for atom in axis[0] if atom.name == "h"), default=0)
+    atoms = [atom for axis in kind.axes for atom in axis[0] if atom.name == "h"]
+    return max((a.size * (a.was[0] if a.was else 1) for a in atoms), default=0)
 
 
 def fixes(typing: Typing, size: int | None) -> list[tuple[str, str, str, str]]:

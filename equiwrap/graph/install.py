@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from .level import class_of
+from .expect import attempted
+from .owned import class_of
 from .plan import Plan, lookup
 
 __all__ = ["restore", "swap"]
@@ -65,7 +66,11 @@ def install_plans(module: nn.Module, plans: list[Plan]) -> None:
         plan, leaves = lookup(plans, self, args, kwargs)
         if plan is None:
             return own_forward(self, original)(*args, **kwargs)
-        return plan(self, leaves)
+        if not plan.uncertain:
+            return plan(self, leaves)
+        return attempted(
+            lambda: plan(self, leaves), lambda: own_forward(self, original)(*args, **kwargs), leaves
+        )
 
     functools.update_wrapper(forward, original.forward, updated=())
 

@@ -11,65 +11,32 @@ alone.
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..grids import act_on_grid
-from ..groups import Elements, Group
+from ..groups import Elements, Group, Shifts
 from ..signature import TensorType
+from .atoms import BATCH, Atom, Axis, Block, Untyped, free, letter, name_of, size_of, sizes_of
+from .moves import permute, pixels, signed, vectors
 
-__all__ = ["Atom", "Axis", "Block", "Kind", "Untyped", "free", "merge", "regroup", "size_of"]
-
-MOVED = ("h", "w", "n", "v")
-BATCH = "b"
-
-
-class Untyped(Exception):
-    """No type can be given, with the reason; `fix` says what helps, `kind` which family it is."""
-
-    def __init__(self, reason: str, fix: str = "", kind: str = "other") -> None:
-        super().__init__(reason)
-        self.reason, self.fix, self.kind = reason, fix, kind
-
-
-@dataclass(frozen=True)
-class Atom:
-    """`size` entries; a flip of a grid atom sends entry i to (turn − i) mod size."""
-
-    name: str
-    size: int
-    turn: int = -1
-
-    @property
-    def centred(self) -> bool:
-        """True where a flip reverses the atom as it stands."""
-        return self.turn == self.size - 1
-
-    @property
-    def moved(self) -> bool:
-        """True where the group acts on it."""
-        return self.name in MOVED and self.size > 1
-
-
-Block = tuple[Atom, ...]
-Axis = tuple[Block, ...]
-
-
-def free(size: int) -> Axis:
-    """An axis on which nothing happens."""
-    return ((Atom("", size),),)
-
-
-def size_of(block: Block) -> int:
-    """The number of entries of a block."""
-    return math.prod(atom.size for atom in block)
+__all__ = [
+    "BATCH",
+    "Atom",
+    "Axis",
+    "Block",
+    "Kind",
+    "Untyped",
+    "free",
+    "letter",
+    "phases",
+    "size_of",
+]
 
 
 @dataclass(frozen=True)
@@ -101,12 +68,17 @@ class Kind:
         return tuple(sum(size_of(block) for block in axis) for axis in self.axes)
 
     @property
+    def batch(self) -> int | None:
+        """The axis that counts the samples; None without one."""
+        return next((i for i, a in enumerate(self.axes) if a[0][0].name == BATCH), None)
+
+    @property
     def moves(self) -> bool:
         """True where some element changes the value."""
         return any(atom.moved for axis in self.axes for block in axis for atom in block)
 
     def __str__(self) -> str:
-        return " ".join(_name(axis) for axis in self.axes)
+        return " ".join(name_of(axis) for axis in self.axes)
 
     def part(self, x: Tensor, i: int, k: int) -> Tensor:
         """Part i of k equal parts of a folded batch.
@@ -128,7 +100,7 @@ class Kind:
         for at, axis in enumerate(self.axes):
             place = next((j for j, a in enumerate(axis[0]) if a.name == BATCH), None)
             if place is not None and len(axis) == 1:
-                return at, place, _sizes(axis[0], x.shape[at])
+                return at, place, sizes_of(axis[0], x.shape[at])
         raise Untyped("has no batch axis")
 
     def plain_grid(self) -> tuple[int, int] | None:
@@ -147,16 +119,28 @@ class Kind:
         Raises:
             Untyped: the value has no plain grid that an element off the lattice could turn.
         """
+        return self.mover(group, g)(x)
+
+    def mover(self, group: Group, g: Elements) -> Callable[[Tensor], Tensor]:
+        """`act` of one element, what depends on the element alone settled: it compiles.
+
+        Raises:
+            Untyped: the element is no symmetry of the square.
+        """
         if not self.moves:
-            return x
+            return lambda x: x
+        if isinstance(group, Shifts):
+            return lambda x: self._interpolated(group, g, x)
         if group.permutes:
-            return self._blocks(x, lambda t, atoms: _permute(t, atoms, g))
+            return lambda x: self._blocks(x, lambda t, atoms: permute(t, atoms, g))
         if any(a.name == "v" for axis in self.axes for b in axis for a in b):
-            return self._blocks(x, lambda t, atoms: _vectors(t, atoms, group, g))
+            return lambda x: self._blocks(x, lambda t, atoms: vectors(t, atoms, group, g))
+        if not any(a.name in ("h", "w") for axis in self.axes for b in axis for a in b):
+            return lambda x: x  # rows under a group that does not permute them
         if group.lattice:
-            swap, flips = _signed(group, g)
-            return self._blocks(x, lambda t, atoms: _pixels(t, atoms, swap, flips))
-        return self._interpolated(group, g, x)
+            swap, flips = signed(group, g)
+            return lambda x: self._blocks(x, lambda t, atoms: pixels(t, atoms, swap, flips))
+        return lambda x: self._interpolated(group, g, x)
 
     def _interpolated(self, group: Group, g: Elements, x: Tensor) -> Tensor:
         order = self.plain_grid()
@@ -169,7 +153,7 @@ class Kind:
         """Apply `move` to every combination of blocks."""
         if axis == len(self.axes):
             atoms = [atom for ax in self.axes for atom in ax[0]]
-            sizes = [_sizes(ax[0], n) for ax, n in zip(self.axes, x.shape, strict=True)]
+            sizes = [sizes_of(ax[0], n) for ax, n in zip(self.axes, x.shape, strict=True)]
             flat = x.reshape([s for part in sizes for s in part])
             return move(flat, atoms).reshape(x.shape)
         if len(self.axes[axis]) == 1:
@@ -207,189 +191,7 @@ def _written(terms: Any, size: int, group: Group) -> Axis:
     )
 
 
-def letter(name: str, size: int) -> Axis:
-    """The axis of a letter of a signature.
-
-    Raises:
-        Untyped: the letter is moved in a way that is not followed through a network.
-    """
-    if name in ("h", "w"):
-        return ((Atom(name, size, size - 1),),)
-    if name in ("n", "v", BATCH):
-        return ((Atom(name, size),),)
-    if name in ("p", "a", "r", "d"):
-        raise Untyped(f"the letter {name} is not followed through a network")
-    return free(size)
-
-
-def _name(axis: Axis) -> str:
-    parts = []
-    for block in axis:
-        names = [a.name or ("1" if a.size == 1 else "c") for a in block]
-        parts.append(" ".join(names))
-    text = " + ".join(parts)
-    return f"({text})" if " " in text else text
-
-
-def _sizes(block: Block, total: int) -> list[int]:
-    """Sizes on this very tensor: a batch other than the example's changes the first free atom."""
-    sizes = [atom.size for atom in block]
-    if math.prod(sizes) != total:
-        at = next((i for i, a in enumerate(block) if a.name == BATCH), None)
-        rest = math.prod(sizes) // max(sizes[at], 1) if at is not None else 0
-        if at is None or not rest or total % rest:
-            raise Untyped(f"has {total} entries where the example had {math.prod(sizes)}")
-        sizes[at] = total // rest
-    return sizes
-
-
-# -- moves -----------------------------------------------------------------------------------------
-
-
-def _signed(group: Group, g: Elements) -> tuple[bool, tuple[bool, bool]]:
-    """(exchange h and w?, flip h?, flip w?): what an element does to an image, in this order."""
-    return _signed_entries(group, tuple(g.round().int().flatten().tolist()))  # type: ignore[union-attr]
-
-
-@functools.lru_cache(maxsize=256)
-def _signed_entries(group: Group, entries: tuple[int, ...]) -> tuple[bool, tuple[bool, bool]]:
-    probe = torch.arange(4.0).reshape(1, 2, 2)
-    moved = act_on_grid(group, torch.tensor(entries, dtype=torch.float32).reshape(2, 2), probe)[0]
-    for swap, fh, fw in itertools.product((False, True), repeat=3):
-        image = probe[0].T if swap else probe[0]
-        dims = [d for d, f in ((0, fh), (1, fw)) if f]
-        if torch.equal(image.flip(dims), moved):
-            return swap, (fh, fw)
-    raise Untyped("is moved by an element that is no symmetry of the square")
-
-
-def _pixels(x: Tensor, atoms: Sequence[Atom], swap: bool, flips: tuple[bool, bool]) -> Tensor:
-    h = [i for i, a in enumerate(atoms) if a.name == "h"]
-    w = [i for i, a in enumerate(atoms) if a.name == "w"]
-    if swap:
-        if len(h) != len(w) or any(
-            replace(atoms[i], name="w") != atoms[j] for i, j in zip(h, w, strict=True)
-        ):
-            raise Untyped("keeps height and width apart, which the group exchanges")
-        order = list(range(x.dim()))
-        for i, j in zip(h, w, strict=True):
-            order[i], order[j] = j, i
-        x = x.permute(order)
-    flipped = [*(h if flips[0] else ()), *(w if flips[1] else ())]
-    x = x.flip(flipped) if flipped else x
-    for i in flipped:  # flip sends i to size − 1 − i; the turn adds the rest
-        shift = (atoms[i].turn + 1) % atoms[i].size
-        x = x.roll(shift, i) if shift else x
-    return x
-
-
-def _permute(x: Tensor, atoms: Sequence[Atom], g: Any) -> Tensor:
-    index = g.reshape(-1)
-    for i, atom in enumerate(atoms):
-        if atom.name == "n":
-            x = x.index_select(i, index.to(x.device))
-    return x
-
-
-def _vectors(x: Tensor, atoms: Sequence[Atom], group: Group, g: Any) -> Tensor:
-    matrix = (g[0] if isinstance(g, tuple) else g).reshape(group.dim, group.dim).to(x)
-    for i, atom in enumerate(atoms):
-        if atom.name == "v":
-            x = torch.tensordot(x, matrix, dims=([i], [1])).movedim(-1, i)
-        elif atom.name in ("h", "w"):
-            raise Untyped("has vectors on a grid, which is not followed through a network")
-    return x
-
-
-# -- regrouping ------------------------------------------------------------------------------------
-
-
-def merge(block: Block) -> Block:
-    """Neighbouring parts of one grid axis as one atom, where a flip allows it."""
-    done: list[Atom] = []
-    for atom in block:
-        last = done[-1] if done else None
-        if last is not None and atom.name == last.name and atom.name in ("", "h", "w"):
-            if not atom.name:
-                done[-1] = Atom("", last.size * atom.size)
-                continue
-            if atom.centred:  # t = size·t_outer + (size − 1)
-                turn = atom.size * last.turn + atom.size - 1
-                size = last.size * atom.size
-                done[-1] = Atom(atom.name, size, turn % size)
-                continue
-        if atom.size != 1 or atom.name == BATCH:
-            done.append(atom)
-    return tuple(done) or (Atom("", 1),)
-
-
-def split(atom: Atom, outer: int, inner: int) -> tuple[Atom, Atom]:
-    """*i = inner·a + b*: flips act on a and b apart iff turn ≡ −1 modulo the inner size.
-
-    Raises:
-        Untyped: they do not, as with a shift of 3 in windows of 7.
-    """
-    if atom.name not in ("h", "w"):
-        if atom.name:
-            raise Untyped(f"splits the axis {atom.name}")
-        return Atom("", outer), Atom("", inner)
-    if (atom.turn + 1) % inner:
-        raise Untyped(
-            f"splits a grid of {atom.size} into parts of {inner} that are not centred",
-            "use an even window with a shift of half of it",
-            "odd window",
-        )
-    turn = (atom.turn - (inner - 1)) // inner
-    return Atom(atom.name, outer, turn % outer), Atom(atom.name, inner, inner - 1)
-
-
-def regroup(kind: Kind, shape: Sequence[int]) -> Kind:
-    """The kind after a reshape: atoms are cut and joined in order.
-
-    Raises:
-        Untyped: the new axes cut across the old ones.
-    """
-    if tuple(shape) == kind.shape:
-        return kind
-    if any(len(axis) > 1 for axis in kind.axes):
-        return _regroup_sums(kind, tuple(shape))
-    queue = [a for axis in kind.axes for a in axis[0] if a.size != 1]
-    axes: list[Axis] = []
-    for size in shape:
-        need, block = size, []
-        while need > 1:
-            if not queue:
-                raise Untyped("reshapes across the axes that the group moves", kind="flatten")
-            atom = queue.pop(0)
-            if need % atom.size == 0:
-                block.append(atom)
-                need //= atom.size
-            elif atom.size % need == 0:
-                first, second = split(atom, need, atom.size // need)
-                block.append(first)
-                queue.insert(0, second)
-                need = 1
-            elif not atom.name and queue and not queue[0].name:
-                queue[0] = Atom("", atom.size * queue[0].size)
-            else:
-                raise Untyped("reshapes across the axes that the group moves", kind="flatten")
-        axes.append((merge(tuple(block)),))
-    return Kind(tuple(axes))
-
-
-def _regroup_sums(kind: Kind, shape: tuple[int, ...]) -> Kind:
-    """A direct sum keeps its axis: only the axes before and behind are regrouped.
-
-    Raises:
-        Untyped: the axis of the sum is cut.
-    """
-    at = next(i for i, axis in enumerate(kind.axes) if len(axis) > 1)
-    before = math.prod(kind.shape[:at])
-    total = 1
-    for i, size in enumerate(shape):
-        if total == before and size == kind.shape[at]:
-            head = regroup(Kind(kind.axes[:at]), shape[:i])
-            tail = regroup(Kind(kind.axes[at + 1 :]), shape[i + 1 :])
-            return Kind((*head.axes, kind.axes[at], *tail.axes))
-        total *= size
-    raise Untyped("reshapes across a joined axis (class tokens beside a grid)", kind="flatten")
+def phases(kind: Kind) -> list[tuple[int, int]]:
+    """(step, start) of each axis of which only some pixels were kept."""
+    moved = [a for axis in kind.axes for block in axis for a in block if a.moved]
+    return [a.was for a in moved if a.was]  # type: ignore[misc]

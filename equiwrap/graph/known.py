@@ -7,11 +7,12 @@ size would pin the recording to the example's sizes.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-__all__ = ["known_sizes", "parts_follow"]
+__all__ = ["arithmetic", "hoists", "known_sizes", "parts_follow"]
 
 Known = tuple[Any, ...]  # an int, a node or None (not known) for each axis
 
@@ -66,3 +67,24 @@ def parts_follow(
     if isinstance(found, int):
         return all(not isinstance(a, fx.Node) for a in args[1:])
     return found if isinstance(found, fx.Node) and name == "unbind" else False
+
+
+def arithmetic(node: fx.Node) -> bool:
+    """Sizes and arithmetic on them."""
+    if node.op == "call_method":
+        return node.target in ("size", "numel", "nelement")
+    if node.op != "call_function" or not callable(node.target):
+        return False
+    if node.target is getattr:
+        return bool(node.args[1] == "shape")
+    if node.target is operator.getitem:
+        return isinstance(node.args[0], fx.Node) and arithmetic(node.args[0])
+    home = getattr(node.target, "__module__", "")
+    return home in ("_operator", "math", "builtins") and node.target != operator.setitem
+
+
+def hoists(node: fx.Node) -> bool:
+    """True where a node follows from the sizes of the inputs."""
+    if node.op in ("placeholder", "get_attr"):
+        return True
+    return arithmetic(node) and all(hoists(n) for n in node.all_input_nodes)

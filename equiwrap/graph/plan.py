@@ -10,8 +10,6 @@ a plan with others is kept for the example's exact sizes.
 
 from __future__ import annotations
 
-import operator
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +18,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .level import PLAIN, Level, Output, class_of, leaves_of, plain
+from .known import arithmetic, hoists
+from .level import Level, Output
+from .nested import PLAIN, leaves_of, plain
+from .reads import ABSENT, Facts, facts_of, held, hold, same
 
-__all__ = ["ABSENT", "Plan", "Shape", "lookup"]
-
-_SHAPE = ("size", "numel", "nelement")
+__all__ = ["Plan", "Shape", "lookup", "merged"]
 
 
 @dataclass(eq=False)
@@ -34,31 +33,43 @@ class Plan:
     path: str
     graph: fx.Graph
     key: tuple[Any, ...]
-    reads: tuple[tuple[str, str, Any], ...]
-    check: Callable[..., Any] | None
+    reads: Facts
+    guards: fx.Graph | None  # of facts about sizes that follow from those of the inputs
     expected: tuple[Any, ...]
     run: Callable[..., Any]
     spec: Any
-    typed: bool
-    sized: bool
-    grad: bool | None
+    typed: bool  # the key holds dtypes, devices and the state of autocast
+    sized: bool  # the key holds sizes
+    uncertain: bool  # it may raise `Changed`
+    grad: bool | None  # the only grad mode in which it holds, where that was asked
     examples: dict[fx.Node, Any]
     globals: tuple[tuple[dict[str, Any], str, Any], ...] = ()
+    modes: frozenset[bool] = frozenset()  # in which it was recorded: eval, train
+
+    def __post_init__(self) -> None:
+        self.check = None if self.guards is None else _compile(self.guards)
+
+    @property
+    def conditions(self) -> tuple[Any, ...]:
+        """Under which it holds, but for the modes."""
+        return self.key, self.reads, self.grad, self.expected, str(self.guards)
 
     def holds(self, module: nn.Module, leaves: list[Any]) -> bool:
         """True where the attributes read and the facts about sizes are those of the recording."""
         if self.grad is not None and torch.is_grad_enabled() != self.grad:
             return False
-        for path, name, value in self.reads:
-            try:
-                owner = module.get_submodule(path) if path else module
-            except AttributeError:
-                return False
-            if not _same(_attribute(owner, name), value):
-                return False
-        if any(not _same(space.get(name, ABSENT), v) for space, name, v in self.globals):
+        if module.training not in self.modes:
             return False
-        return self.check is None or tuple(self.check(module, module, *leaves)) == self.expected
+        if not hold(module, self.reads):
+            return False
+        if any(not same(space.get(name, ABSENT), v) for space, name, v in self.globals):
+            return False
+        if self.check is None:
+            return True
+        try:
+            return tuple(self.check(module, module, *leaves)) == self.expected
+        except ArithmeticError:  # sizes that the code divides by
+            return False
 
     def __call__(self, module: nn.Module, leaves: list[Any]) -> Any:
         """The outputs of the container's forward."""
@@ -77,9 +88,10 @@ class Plan:
         flat, spec = (None, None) if isinstance(value, Tensor) else tree_flatten(value)
         result = level.argument(value if flat is None else tuple(flat))
         level.graph.output(result)
-        pinned = [node for node, _ in level.guards]
-        before = {node for node in pinned if not _hoists(node)}
-        check, sized = _checker(level, pinned) if not before else None, bool(before) or level.sized
+        pinned = [(node, value) for node, value in level.guards if hoists(node)]
+        sized = len(pinned) < len(level.guards) or level.sized
+        reads = facts_of(level)
+        guards = _guards(level, [node for node, _ in pinned]) if pinned else None
         _sweep(level.graph)
         leaves: list[Any] = []
         structure = leaves_of((args, kwargs), leaves)
@@ -87,33 +99,23 @@ class Plan:
             level.path,
             level.graph,
             call_key(structure, leaves, level.typed, sized),
-            _reads(level),
-            check if pinned else None,
-            tuple(v for _, v in level.guards),
+            reads,
+            guards,
+            tuple(value for _, value in pinned),
             _compile(level.graph),
             spec,
             level.typed,
             sized,
-            torch._C.is_grad_enabled() if level.moded else None,  # the public name is watched
+            bool(level.expected),
+            torch.is_grad_enabled() if level.moded else None,
             {node: _light(value) for node, value in level.examples.items()},
             tuple(
-                (space, name, _snapshot(v))
+                (space, name, held(v))
                 for space, name, v in level.globals
                 if plain(v) or isinstance(v, (dict, list))
             ),
+            frozenset([level.module.training]),
         )
-
-
-def _reads(level: Level) -> tuple[tuple[str, str, Any], ...]:
-    """The attributes that the code read, and the shape of what it reached through."""
-    found = [(path, name, _snapshot(value)) for (path, name), value in level.reads.items()]
-    for path in sorted(_owners(level)):
-        try:
-            owner = level.module.get_submodule(path)
-        except AttributeError:
-            continue
-        found.append((path, "_modules", _shape_of(owner)))
-    return tuple(found)
 
 
 class Shape(tuple):
@@ -129,6 +131,18 @@ def _light(value: Any) -> Any:
     if isinstance(value, tuple) and not plain(value):  # a named result, as of max
         return tuple(_light(part) for part in value)
     return value if plain(value) else None
+
+
+def merged(known: list[Plan], plan: Plan) -> list[Plan]:
+    """The plans and one more, unless one of them stands for it, in this mode or in both."""
+    for other in known:
+        if other.conditions != plan.conditions:
+            continue
+        if str(other.graph) == str(plan.graph):
+            other.modes |= plan.modes
+        if other.modes >= plan.modes:
+            return known
+    return [*known, plan]
 
 
 def lookup(
@@ -169,106 +183,11 @@ def _autocast(device: str) -> Any:
     return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
 
 
-# -- attributes -----------------------------------------------------------------------------------
-
-ABSENT = object()  # what an attribute is that is not there
-
-
-@dataclass(frozen=True)
-class _Object:
-    """A settings object: its type and its plain attributes."""
-
-    kind: type
-    names: tuple[str, ...] = ()
-    plain: tuple[Any, ...] = ()
-
-
-def _attribute(owner: nn.Module, name: str) -> Any:
-    if name == "_modules":
-        return _shape_of(owner)
-    found = owner.__dict__.get(name, ABSENT)
-    return getattr(type(owner), name, ABSENT) if found is ABSENT else found
-
-
-def _shape_of(owner: nn.Module) -> tuple[Any, ...]:
-    """Names and classes of what a module holds."""
-    kinds = [type(None) if m is None else class_of(m) for m in owner._modules.values()]
-    held = [
-        (name, value is None)
-        for place in (owner._parameters, owner._buffers)
-        for name, value in place.items()
-    ]
-    return (*owner._modules, *kinds, *held)
-
-
-def _owners(level: Level) -> set[str]:
-    """The modules along the paths that the graph names."""
-    found = {""}
-    for node in level.graph.nodes:
-        if node.op in ("call_module", "get_attr"):
-            parts = str(node.target).split(".")[:-1]
-            found |= {".".join(parts[: i + 1]) for i in range(len(parts))}
-    return found
-
-
-def _outline(value: Any) -> tuple[Any, ...]:
-    """The keys of a dict or the length of a list, and the plain values in it."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return tuple((key, part if plain(part) else None) for key, part in items)
-
-
-def _snapshot(value: Any) -> Any:
-    if type(value) is list and plain(tuple(value)):
-        return list(value)
-    if plain(value) or isinstance(value, (type, types.FunctionType)):
-        return value
-    if isinstance(value, (dict, list)):
-        return _Object(
-            type(value), plain=tuple(value) if isinstance(value, dict) else (len(value),)
-        )
-    held = getattr(value, "__dict__", None)
-    if isinstance(value, (Tensor, nn.Module)) or type(held) is not dict:
-        return _Object(type(value))
-    names = tuple(name for name, v in held.items() if plain(v))
-    return _Object(type(value), names, tuple(held[name] for name in names))
-
-
-def _same(value: Any, expected: Any) -> bool:
-    if isinstance(expected, _Object):
-        if type(value) is not expected.kind:
-            return False
-        if isinstance(value, (dict, list)):
-            return expected.plain == _outline(value)
-        held = value.__dict__ if expected.names else {}
-        return all(held.get(n) == v for n, v in zip(expected.names, expected.plain, strict=True))
-    return value is expected or (type(value) is type(expected) and bool(value == expected))
-
-
 # -- code -----------------------------------------------------------------------------------------
 
 
-def _arithmetic(node: fx.Node) -> bool:
-    """Sizes and arithmetic on them."""
-    if node.op == "call_method":
-        return node.target in _SHAPE
-    if node.op != "call_function":
-        return False
-    if node.target is getattr:
-        return node.args[1] == "shape"
-    if node.target is operator.getitem:
-        return isinstance(node.args[0], fx.Node) and _arithmetic(node.args[0])
-    home = getattr(node.target, "__module__", "")
-    return home in ("_operator", "math", "builtins") and node.target is not operator.setitem
-
-
-def _hoists(node: fx.Node) -> bool:
-    """True where a node follows from the sizes of the inputs."""
-    if node.op in ("placeholder", "get_attr"):
-        return True
-    return _arithmetic(node) and all(_hoists(n) for n in node.all_input_nodes)
-
-
-def _checker(level: Level, pinned: list[fx.Node]) -> Callable[..., Any]:
+def _guards(level: Level, pinned: list[fx.Node]) -> fx.Graph:
+    """The part of the graph that these nodes need, before anything runs."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     needed: set[fx.Node] = set()
@@ -282,19 +201,22 @@ def _checker(level: Level, pinned: list[fx.Node]) -> Callable[..., Any]:
         if node in needed or node.op == "placeholder":
             copies[node] = graph.node_copy(node, lambda n: copies[n])
     graph.output(tuple(copies[node] for node in pinned))
-    return _compile(graph)
+    return graph
 
 
 def _sweep(graph: fx.Graph) -> None:
     """Drop sizes that nobody uses; everything else stays, in its order."""
     for node in reversed(list(graph.nodes)):
         read = node.op == "call_function" and node.target is getattr
-        if not node.users and (_arithmetic(node) or read or node.op == "get_attr"):
+        if not node.users and (arithmetic(node) or read or node.op == "get_attr"):
             graph.erase_node(node)
 
 
 def _compile(graph: fx.Graph) -> Callable[..., Any]:
     """The generated `forward(self, leaf0, …)`.
+
+    fx writes a graph as source text, and this runs the text to get the function, as
+    `fx.GraphModule` does; the text holds names and plain constants only, no input of the user.
 
     Raises:
         Output: an operation has no name that code can use.

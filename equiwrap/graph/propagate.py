@@ -10,70 +10,31 @@ how. The rules propose; `snap` decides.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from ..grids import swaps_axes
-from ..groups import Elements, Group
+from ..groups import Group
 from ..signature import Signature
-from . import rules_shape, rules_space  # noqa: F401  they enter their rules
-from .capture import record
-from .constants import constant, run_constant
+from . import rules_parts, rules_resize, rules_window  # noqa: F401  they enter their rules
+from .captured import record
+from .constants import cached, constant, invariant, run_constant, settled
 from .kinds import Kind, Untyped
 from .level import Output, class_of, leaves_of
 from .plan import Plan, Shape
-from .rules import LAYERS, RULES, Call, Const
+from .regroup import whole_grid
+from .rules import LAYERS, RULES, Call, Const, paired
 from .rules_maps import guess
-from .walk import Node, Walk, attribute, describe, read, runner
+from .sites import Site, Typing, generators
+from .twin import fresh, twin_of, warmed
+from .walk import Node, attribute, describe, read, runner
 
-__all__ = ["Site", "Typing", "propagate"]
+__all__ = ["Site", "Typing", "generators", "propagate"]
 
-
-@dataclass(frozen=True)
-class Site:
-    """A node with its type; `kind` is None where it has none, and `why` says why."""
-
-    at: Node
-    operation: str
-    kind: Any
-    why: Untyped | None
-    broken: tuple[Untyped, ...] = ()
-    weights: tuple[str, ...] = ()
-    inner: bool = False
-    inputs: tuple[Any, ...] = ()  # the types of the arguments, as they are nested
-    keywords: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The stable name."""
-        return self.at.name
-
-
-@dataclass
-class Typing:
-    """What propagation found: sites in the order of execution, and what can be projected."""
-
-    group: Group
-    signature: Signature
-    walk: Walk
-    sites: dict[tuple[str, int, str], Site] = field(default_factory=dict)
-    kernels: set[str] = field(default_factory=set)
-    tables: list[tuple[str, Tensor, Kind]] = field(default_factory=list)
-    output: Any = None
-
-    @property
-    def untyped(self) -> list[Site]:
-        """The sites without a type."""
-        return [site for site in self.sites.values() if site.why is not None]
-
-    @property
-    def misaligned(self) -> list[Site]:
-        """The sites that break the symmetry whatever their weights are."""
-        return [site for site in self.sites.values() if site.broken]
+LIKE = ("to", "type_as", "expand_as", "view_as", "reshape_as")  # a tensor shows what is wanted
 
 
 def propagate(
@@ -85,13 +46,24 @@ def propagate(
         CaptureError: the model does not run on the example.
     """
     walk = record(model, inputs, kwargs)
-    found = Typing(signature.group, signature, walk)
+    found = Typing(_bound(signature, inputs), signature, walk)
     values = [_input(kind, x) for (_, kind), x in zip(signature.inputs, inputs, strict=False)]
     values += [_unknown(x) for x in inputs[len(values) :]]
     named = {name: _unknown(x) for name, x in kwargs.items()}
     with torch.no_grad():
-        found.output = _Walker(model, found).container("", tuple(values), named)
+        warm = warmed(twin_of(model, False), fresh(inputs), fresh(kwargs))
+        out = _Walker(model, found, warm).container("", tuple(values), named)
+    found.output = tree_map(_finished, out, is_leaf=lambda part: isinstance(part, Kind))
     return found
+
+
+def _bound(signature: Signature, inputs: tuple[Any, ...]) -> Group:
+    """The group for inputs of these sizes: S(n) takes its n from them."""
+    sizes: dict[str, int] = {}
+    for (_, kind), x in zip(signature.inputs, inputs, strict=False):
+        if isinstance(x, Tensor) and not kind.untouched:
+            sizes |= kind.sizes(kind.to_front(x))
+    return signature.group.at(sizes)
 
 
 def _input(kind: Any, x: Any) -> Any:
@@ -103,6 +75,14 @@ def _input(kind: Any, x: Any) -> Any:
         return why
 
 
+def _finished(kind: Any) -> Any:
+    """An output with all its pixels."""
+    try:
+        return whole_grid(kind) if isinstance(kind, Kind) else kind
+    except Untyped as why:
+        return why
+
+
 def _unknown(x: Any) -> Any:
     return Untyped("is an input without a type") if isinstance(x, Tensor) else x
 
@@ -110,9 +90,11 @@ def _unknown(x: Any) -> Any:
 class _Walker:
     """The recursion over containers."""
 
-    def __init__(self, model: nn.Module, typing: Typing) -> None:
-        self.model, self.typing, self.walk = model, typing, typing.walk
+    def __init__(self, model: nn.Module, typing: Typing, warm: nn.Module) -> None:
+        self.model, self.typing, self.walk, self.warm = model, typing, typing.walk, warm
         self.counts: Counter[str] = Counter()
+        held = [*model.named_modules(), *model.named_parameters()]
+        self.names = {id(part): name for name, part in held}  # one name where a part is shared
         group = typing.group
         self.swaps = group.lattice and group.dim == 2 and not group.permutes and swaps_axes(group)
 
@@ -129,7 +111,11 @@ class _Walker:
         return self.graph(made, module, leaves, call)
 
     def graph(self, plan: Plan, module: nn.Module, leaves: list[Any], call: int) -> Any:
-        """Node by node."""
+        """Node by node.
+
+        Raises:
+            AssertionError: the graph has no output.
+        """
         values: dict[fx.Node, Any] = {}
         given = iter([module, *leaves])
 
@@ -138,8 +124,11 @@ class _Walker:
                 values[node] = next(given, None)
             elif node.op == "get_attr":
                 value = attribute(module, str(node.target))
-                full = f"{plan.path}.{node.target}" if plan.path else str(node.target)
+                full = self.names.get(id(value), str(node.target))
                 values[node] = constant(value, full) if isinstance(value, Tensor) else value
+                if isinstance(value, dict):
+                    kept = attribute(self.warm.get_submodule(plan.path), str(node.target))
+                    values[node] = {k: cached(v, module, plan.path) for k, v in kept.items()}
             elif node.op == "output":
                 out = read(node.args[0], values)
                 return out if plan.spec is None else tree_unflatten(list(out), plan.spec)
@@ -153,43 +142,42 @@ class _Walker:
     ) -> Any:
         """The type of one node, entered as a site where it is a tensor's."""
         example = plan.examples.get(node)
-        if not _tensors(example):
-            return example
-        at = describe(plan, call, node)
         child = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        path = f"{plan.path}.{node.target}" if plan.path else str(node.target)
-        operation = type(child).__name__ if child is None else class_of(child).__name__
-        operation = at.operation if child is None else operation
-        leaves = _leaves((args, kwargs))
-        typed = [leaf for leaf in leaves if isinstance(leaf, (Kind, Untyped))]
-        if not typed and any(isinstance(leaf, Const) for leaf in leaves):
-            return run_constant(operation, runner(node, module), args, kwargs)
-        if not typed:
-            return _as(example, Untyped("does not depend on a typed input"))
-        asked = Call(operation, tuple(args), dict(kwargs), example, child, path, self.swaps)
+        path = self.names.get(id(child), "")
         inner = child is not None and path in self.walk.calls
+        if not inner and not _tensors(example):
+            return _plain(runner(node, module), args, kwargs) if example is None else example
+        at = describe(plan, call, node)
+        operation = at.operation if child is None else class_of(child).__name__
+        leaves = _leaves((args, kwargs))
+        if operation == "getitem" and isinstance(args[0], dict):
+            return args[0][args[1]]
+        typed = [leaf for leaf in leaves if isinstance(leaf, (Kind, Untyped))]
+        likened = operation in LIKE and args and isinstance(args[0], Const)
+        if not inner and (likened or not typed):
+            args = tree_map(_example, args, is_leaf=lambda leaf: isinstance(leaf, (Const, Kind)))
+            return _computed(operation, runner(node, module), args, kwargs, example)
+        asked = Call(operation, tuple(args), dict(kwargs), example, child, path, self.swaps)
         found, why = self._apply(asked, inner, path, args, kwargs, example)
-        self._enter(at, operation, found, why, asked, inner, args, kwargs)
+        if _tensors(example) and not isinstance(found, Const):
+            self._enter(at, operation, found, why, asked, inner, args, kwargs)
         return found
 
     def _apply(
         self, asked: Call, inner: bool, path: str, args: Any, kwargs: Any, example: Any
     ) -> tuple[Any, Untyped | None]:
         try:
-            if inner:
-                found = self.container(path, args, kwargs)
-            else:
-                found = _rule(asked)(asked)
+            found = self.container(path, args, kwargs) if inner else _rule(asked)(asked)
             for const, kind in asked.demands:
                 self._demand(const, kind)
         except Untyped as why:
             return _as(example, why), why
         except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
-            why = Untyped(f"its rule for {asked.name} does not apply ({type(error).__name__})")
-            return _as(example, why), why
+            none = Untyped(f"its rule for {asked.name} does not apply ({type(error).__name__})")
+            return _as(example, none), none
         if isinstance(found, Kind) and isinstance(example, Shape) and found.shape != tuple(example):
-            why = Untyped(f"its rule gives {found.shape} where the example has {tuple(example)}")
-            return why, why
+            none = Untyped(f"its rule gives {found.shape} where the example has {tuple(example)}")
+            return none, none
         if isinstance(found, Untyped):
             return _as(example, found), found
         return found, None
@@ -200,18 +188,26 @@ class _Walker:
         Raises:
             Untyped: it is not.
         """
+        if self.swaps and not paired(kind):
+            raise Untyped(
+                "uses a table along one of height and width, which the group exchanges",
+                "use a table of the whole grid, or C2 or D2",
+                "position table",
+            )
         if const.terms is not None:
             for labels, source in const.terms:
                 self.typing.tables.append((source, labels, kind))
             return
-        value = const.value.double() if const.value.is_floating_point() else const.value
-        for g in generators(self.typing.group):
-            if not torch.allclose(kind.act(self.typing.group, g, value).to(value), value):
+        group, elements = self.typing.group, generators(self.typing.group)
+        if not invariant(group, elements, const.value, kind):
+            tables = settled(group, elements, const, kind) if const.remake else None
+            if tables is None:
                 raise Untyped(
-                    "uses a computed table that changes under the group (absolute positions)",
+                    "uses a computed table of positions that changes under the group",
                     "use a learned or relative table, which can be projected",
                     "position table",
                 )
+            self.typing.tables += tables
 
     def _enter(
         self,
@@ -238,16 +234,30 @@ class _Walker:
             inner,
             tuple(args),
             dict(kwargs),
+            asked.loose,
         )
 
 
-def generators(group: Group) -> list[Elements]:
-    """Elements that generate a finite group; eight samples of another."""
-    if group.order is not None and group.order <= 64:
-        g = group.elements()
-        return [g[i : i + 1][0] if not isinstance(g, tuple) else g for i in range(1, group.order)]
-    drawn = group.sample(8, generator=torch.Generator().manual_seed(0))
-    return [tuple(p[i] for p in drawn) if isinstance(drawn, tuple) else drawn[i] for i in range(8)]
+def _plain(run: Any, args: Any, kwargs: Any) -> Any:
+    """A value that the recording did not keep, as a `torch.Size` made of numbers."""
+    if any(isinstance(leaf, (Kind, Untyped, Const, nn.Module)) for leaf in _leaves((args, kwargs))):
+        return None
+    try:
+        return run(*args, **kwargs)
+    except Exception:
+        return None
+
+
+def _example(leaf: Any) -> Any:
+    return torch.zeros(leaf.shape) if isinstance(leaf, Kind) else leaf
+
+
+def _computed(name: str, run: Any, args: Any, kwargs: Any, example: Any) -> Any:
+    """What follows from parameters and numbers alone."""
+    try:
+        return run_constant(name, run, args, kwargs)
+    except Exception as error:
+        return _as(example, Untyped(f"cannot be computed by itself ({type(error).__name__})"))
 
 
 def _rule(asked: Call) -> Any:

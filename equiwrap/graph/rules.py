@@ -26,11 +26,14 @@ class Const:
     """A value that follows from parameters alone.
 
     `terms` are (labels, path) of the tables that it is a sum of: which entry of the table lies
-    where. None where it was computed in another way.
+    where. None where it was computed in another way: `remake` computes it from other values of
+    the tables in `sources`.
     """
 
     value: Tensor
     terms: tuple[tuple[Tensor, str], ...] | None = None
+    sources: dict[str, Tensor] = field(default_factory=dict)
+    remake: Callable[[dict[str, Tensor]], Tensor] | None = None
 
     @property
     def source(self) -> str | None:
@@ -52,6 +55,7 @@ class Call:
     demands: list[tuple[Const, Kind]] = field(default_factory=list)
     kernels: list[str] = field(default_factory=list)
     broken: list[Untyped] = field(default_factory=list)
+    loose: bool = False  # one of its operands cannot be moved by itself
 
     def arg(self, at: int, name: str, default: Any = None) -> Any:
         """An argument by position or by name."""
@@ -70,9 +74,9 @@ class Call:
             raise found
         raise Untyped("gets no typed tensor where it needs one")
 
-    def breaks(self, reason: str, fix: str, kind: str) -> None:
+    def breaks(self, reason: str, fix: str, kind: str, off: tuple[int, int] | None = None) -> None:
         """The type goes on, and this node breaks the symmetry whatever its weights are."""
-        self.broken.append(Untyped(reason, fix, kind))
+        self.broken.append(Untyped(reason, fix, kind, off))
 
     def demand(self, const: Const, kind: Kind) -> None:
         """A constant must be invariant as a tensor of this type."""
@@ -130,6 +134,11 @@ def idle(axis: Axis) -> bool:
     return rests(axis) and not counts(axis)
 
 
+def vectors(kind: Kind) -> bool:
+    """True where some axis carries components of vectors."""
+    return any(atom.name == "v" for axis in kind.axes for block in axis for atom in block)
+
+
 def length(axis: Axis) -> int:
     """Entries of an axis."""
     return Kind((axis,)).shape[0]
@@ -160,6 +169,7 @@ def join(call: Call, operands: Sequence[Any]) -> Kind:
             if length(axes[width - 1 - i]) == 1 and size > 1:
                 axes[width - 1 - i] = free(size)
     found = Kind(tuple(axes))
+    call.loose = call.swaps and not all(map(paired, kinds))
     for const in consts:
         call.demand(const, fitted(const.value.shape, found))
     return found
@@ -186,17 +196,7 @@ def _joined(axes: Sequence[Axis], call: Call) -> Axis | None:
     return moved[0]
 
 
-def lone(kind: Kind, call: Call) -> Kind:
-    """The kind itself, if no grid axis has lost its partner.
-
-    Raises:
-        Untyped: height stays without width under a group that exchanges them.
-    """
+def paired(kind: Kind) -> bool:
+    """True where every height has its width."""
     names = [a.name for axis in kind.axes for block in axis for a in block if a.moved]
-    if call.swaps and names.count("h") != names.count("w"):
-        raise Untyped(
-            "keeps one of height and width, which the group exchanges",
-            "treat both alike, or use C2 or D2",
-            "flatten",
-        )
-    return kind
+    return names.count("h") == names.count("w")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from .kinds import Axis, Kind, Untyped, free, regroup, size_of
+from .kinds import Atom, Axis, Kind, Untyped, free, phases, size_of
+from .regroup import merge, regroup, whole_grid
 from .rules import (
     Call,
     Const,
@@ -16,7 +18,6 @@ from .rules import (
     idle,
     layer,
     length,
-    lone,
     operation,
     rests,
 )
@@ -24,7 +25,17 @@ from .rules import (
 __all__: list[str] = []
 
 
-@operation("view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "view_as", "ravel")
+@operation(
+    "view",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "unsqueeze",
+    "squeeze",
+    "view_as",
+    "ravel",
+    "reshape_as",
+)
 def reshape(call: Call) -> Any:
     """Axes are cut and joined in order."""
     return regroup(call.kind(), call.shape)
@@ -38,7 +49,7 @@ def flatten_layer(call: Call) -> Any:
 
 def _order(call: Call, kind: Kind) -> list[int]:
     if call.name == "permute":
-        given = call.args[1:] or (call.kwargs["dims"],)
+        given: Any = call.args[1:] or (call.kwargs["dims"],)
         given = given[0] if isinstance(given[0], (tuple, list)) else given
         return [axis_at(kind, int(i)) for i in given]
     order = list(range(len(kind.axes)))
@@ -77,7 +88,11 @@ def expand(call: Call) -> Any:
 
 @operation("repeat", "tile")
 def repeat(call: Call) -> Any:
-    """As `expand`, and along axes that rest."""
+    """As `expand`, and along axes that rest.
+
+    Raises:
+        Untyped: the axis moves.
+    """
     kind = call.kind()
     extra = len(call.shape) - len(kind.axes)
     axes = [free(1)] * extra + list(kind.axes)
@@ -87,6 +102,23 @@ def repeat(call: Call) -> Any:
             raise Untyped("repeats an axis that the group moves")
         found.append(axis if length(axis) == size else free(size))
     return Kind(tuple(found))
+
+
+@operation("repeat_interleave")
+def repeat_entries(call: Call) -> Any:
+    """Each entry of an axis several times: a factor behind it, which rests.
+
+    Raises:
+        Untyped: the counts are a tensor, or the axis is a sum.
+    """
+    kind, times, at = call.kind(), call.arg(1, "repeats"), call.arg(2, "dim")
+    if not isinstance(times, int) or at is None:
+        raise Untyped("repeats entries by a tensor of counts")
+    at = axis_at(kind, at)
+    if len(kind.axes[at]) > 1:
+        raise Untyped("repeats the entries of a joined axis")
+    axis = (merge((*kind.axes[at][0], *free(times)[0])),)
+    return Kind((*kind.axes[:at], axis, *kind.axes[at + 1 :]))
 
 
 @operation("cat", "concat", "concatenate")
@@ -104,6 +136,8 @@ def cat(call: Call) -> Any:
     if not kinds:
         raise Untyped("joins no typed tensor")
     at = axis_at(kinds[0], call.arg(1, "dim", 0))
+    if len(kinds) == len(parts) and phases(kinds[0]):
+        return _woven(kinds, at)
     axes: list[Axis] = []
     for i in range(len(kinds[0].axes)):
         if i == at:
@@ -125,13 +159,39 @@ def cat(call: Call) -> Any:
     return found
 
 
+def _woven(kinds: list[Kind], at: int) -> Kind:
+    """All the s × s thinned grids of an image, joined along channels: these move with the pixels.
+
+    Raises:
+        Untyped: some are missing, or stand in another order than rows or columns.
+    """
+    places = [tuple(phases(kind)) for kind in kinds]
+    (step, _), *_ = places[0]
+    every = [((step, i), (step, j)) for i in range(step) for j in range(step)]
+    by_columns = [(h, w) for w, h in every]
+    if not idle(kinds[0].axes[at]) or places not in (every, by_columns):
+        return whole_grid(kinds[0])
+    names = "hw" if places == every else "wh"
+    inner = tuple(Atom(name, step, step - 1) for name in names)
+    plain = [
+        ((replace(axis[0][0], was=()),),) if any(atom.moved for atom in axis[0]) else axis
+        for axis in kinds[0].axes
+    ]
+    plain[at] = ((*inner, Atom("", length(plain[at]))),)
+    return Kind(tuple(plain))
+
+
 def _blocks(part: Any, at: int) -> Axis:
     return part.axes[at] if isinstance(part, Kind) else free(part.value.shape[at])
 
 
 @operation("stack")
 def stack(call: Call) -> Any:
-    """A new axis that rests."""
+    """A new axis that rests.
+
+    Raises:
+        Untyped: they move differently.
+    """
     parts = list(call.arg(0, "tensors"))
     for part in parts:
         if isinstance(part, Untyped):
@@ -141,122 +201,3 @@ def stack(call: Call) -> Any:
     at = call.arg(1, "dim", 0) % (len(parts[0].axes) + 1)
     axes = parts[0].axes
     return Kind((*axes[:at], free(len(parts)), *axes[at:]))
-
-
-@operation("split", "chunk", "tensor_split", "split_with_sizes")
-def split(call: Call) -> Any:
-    """Parts along one axis: of an axis that rests, or whole blocks of a direct sum."""
-    kind = call.kind()
-    at = axis_at(kind, call.arg(2, "dim", 0))
-    found, start = [], 0
-    for shape in call.shape:
-        found.append(_part(kind, at, start, start + shape[at]))
-        start += shape[at]
-    return tuple(found)
-
-
-def _part(kind: Kind, at: int, start: int, stop: int) -> Any:
-    axis = kind.axes[at]
-    if counts(axis):
-        return Untyped("takes some samples of the batch")
-    if rests(axis):
-        return Kind((*kind.axes[:at], free(stop - start), *kind.axes[at + 1 :]))
-    place, kept = 0, []
-    for block in axis:
-        size = size_of(block)
-        if place < stop and place + size > start:
-            if all(not atom.moved for atom in block):  # part of a block that rests
-                inside = min(place + size, stop) - max(place, start)
-                kept.append(free(inside)[0])
-            elif start <= place and place + size <= stop:
-                kept.append(block)
-            else:
-                return Untyped("takes a part of an axis that the group moves", kind="flatten")
-        place += size
-    return Kind((*kind.axes[:at], tuple(kept), *kind.axes[at + 1 :]))
-
-
-@operation("unbind")
-def unbind(call: Call) -> Any:
-    """The entries along an axis that rests."""
-    kind = call.kind()
-    at = axis_at(kind, call.arg(1, "dim", 0))
-    if not idle(kind.axes[at]):
-        raise Untyped("takes apart an axis that the group moves", kind="flatten")
-    one = Kind((*kind.axes[:at], *kind.axes[at + 1 :]))
-    return tuple([one] * length(kind.axes[at]))
-
-
-@operation("select")
-def select(call: Call) -> Any:
-    """One entry of an axis that rests."""
-    kind = call.kind()
-    at = axis_at(kind, call.arg(1, "dim"))
-    index = call.arg(2, "index") % length(kind.axes[at])
-    part = _part(kind, at, index, index + 1)
-    if isinstance(part, Untyped) or not rests(part.axes[at]):
-        raise Untyped("takes one entry of an axis that the group moves", kind="flatten")
-    return Kind((*kind.axes[:at], *kind.axes[at + 1 :]))
-
-
-@operation("narrow")
-def narrow(call: Call) -> Any:
-    """Some entries of an axis that rests."""
-    kind = call.kind()
-    at, start = axis_at(kind, call.arg(1, "dim")), call.arg(2, "start")
-    return _part(kind, at, start, start + call.arg(3, "length"))
-
-
-@operation("getitem")
-def getitem(call: Call) -> Any:
-    """Parts and entries of axes that rest, whole blocks of direct sums, new axes.
-
-    Raises:
-        Untyped: the index cuts an axis that the group moves.
-    """
-    source, index = call.args
-    if isinstance(source, (tuple, list, dict)):
-        return source[index]
-    if isinstance(source, Untyped):
-        raise source
-    kind = call.kind()
-    index = index if isinstance(index, tuple) else (index,)
-    if any(isinstance(i, (Tensor, list, Kind, Const, Untyped)) for i in index):
-        raise Untyped("picks entries by other tensors", kind="flatten")
-    wide = sum(i is not None and i is not Ellipsis for i in index)
-    if Ellipsis in index:
-        at = index.index(Ellipsis)
-        index = (*index[:at], *[slice(None)] * (len(kind.axes) - wide), *index[at + 1 :])
-    axes: list[Axis] = []
-    place = 0
-    for item in index:
-        if item is None:
-            axes.append(free(1))
-            continue
-        axis = kind.axes[place]
-        if isinstance(item, slice):
-            axes.append(_sliced(axis, item))
-        else:
-            start = item % length(axis)
-            part = _part(Kind((axis,)), 0, start, start + 1)
-            if isinstance(part, Untyped) or not rests(part.axes[0]):
-                raise Untyped("takes one entry of an axis that the group moves", kind="flatten")
-        place += 1
-    return lone(Kind((*axes, *kind.axes[place:])), call)
-
-
-def _sliced(axis: Axis, item: slice) -> Axis:
-    start, stop, step = item.indices(length(axis))
-    count = len(range(start, stop, step))
-    if count == length(axis) and step == 1:
-        return axis
-    if idle(axis):
-        return free(count)
-    part = _part(Kind((axis,)), 0, start, stop)
-    if step != 1 or isinstance(part, Untyped):
-        raise Untyped(
-            f"keeps pixels {start}:{stop}:{step} of an axis that the group moves",
-            "blur and subsample from the centre, or use an odd size",
-            "stride",
-        )
-    return part.axes[0]

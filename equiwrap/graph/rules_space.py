@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
-from .kinds import Atom, Kind, Untyped
+from .constants import constant
+from .kinds import Atom, Axis, Kind, Untyped, free, letter
+from .regroup import whole_grid
 from .rules import Call, Const, layer, length, operation, rests
 
 __all__: list[str] = []
@@ -22,13 +25,15 @@ def pair(value: Any) -> tuple[int, int]:
     return tuple(value)[-2:] if isinstance(value, (tuple, list)) else (value, value)  # type: ignore[return-value]
 
 
-def grid(call: Call) -> Kind:
-    """An image [b, c, h, w] with a plain grid.
+def grid(call: Call, *, moved: bool = False) -> Kind:
+    """An image [b, c, h, w] with a plain grid; `moved` channels where they are allowed.
+
+    Windows may lie along the batch, where they move.
 
     Raises:
         Untyped: the value is something else.
     """
-    kind = call.kind()
+    kind = whole_grid(call.kind())
     if len(kind.axes) != 4:
         raise Untyped("works on an image with other axes than b c h w")
     for axis, name in zip(kind.axes[2:], "hw", strict=True):
@@ -37,7 +42,7 @@ def grid(call: Call) -> Kind:
             raise Untyped("works on a grid that is cut or turned")
         if length(axis) > 1 and not atoms[0].centred:
             raise Untyped("works on a shifted grid")
-    if not rests(kind.axes[1]) or not rests(kind.axes[0]):
+    if not (moved or rests(kind.axes[1])):
         raise Untyped("works on channels that the group moves")
     return kind
 
@@ -61,39 +66,50 @@ def aligned(call: Call, kind: Kind, k: Any, s: Any, p: Any, d: Any) -> None:
                 else f"stride {ss} on a grid of {size}: the sampling lattice is not centred",
                 "",  # the audit finds the size
                 "stride",
+                (rest, ss),
             )
             return
     alike = all(a == b for a, b in map(pair, (k, s, p, d)))
     if call.swaps and not alike and max(kind.shape[2:]) > 1:
-        raise Untyped(
-            "treats height and width differently, which the group exchanges",
+        k = " × ".join(map(str, pair(k)))
+        call.breaks(
+            f"a window of {k} treats height and width differently, which the group exchanges",
             "use a square kernel, or C2 or D2",
+            "other",
         )
 
 
 @operation("conv2d")
 def conv(call: Call) -> Any:
-    """Cross-correlation with a kernel of the parameters."""
-    kind = grid(call)
+    """Cross-correlation with a kernel of the parameters.
+
+    Raises:
+        Untyped: the kernel depends on the input.
+    """
     weight = call.arg(1, "weight")
     if not isinstance(weight, Const):
         raise Untyped("convolves with a kernel that depends on the input")
-    k = tuple(weight.value.shape[2:])
     stride, padding = call.arg(3, "stride", 1), call.arg(4, "padding", 0)
-    return _conv(call, kind, k, stride, padding, call.arg(5, "dilation", 1), weight.source)
+    dilation, groups = call.arg(5, "dilation", 1), call.arg(6, "groups", 1)
+    return _conv(call, weight, stride, padding, dilation, groups)
 
 
 @layer(nn.Conv2d)
 def conv_layer(call: Call) -> Any:
     """As `conv`; its weight is a kernel that the group turns."""
     m: Any = call.module
-    source = f"{call.path}.weight"
-    return _conv(call, grid(call), m.kernel_size, m.stride, m.padding, m.dilation, source)
+    weight = constant(m.weight, f"{call.path}.weight")
+    return _conv(call, weight, m.stride, m.padding, m.dilation, m.groups)
 
 
-def _conv(call: Call, kind: Kind, k: Any, s: Any, p: Any, d: Any, source: str | None) -> Kind:
+def _conv(call: Call, weight: Const, s: Any, p: Any, d: Any, groups: int) -> Kind:
+    k = tuple(weight.value.shape[2:])
+    if max(*k, *pair(s)) == 1 and p in (0, (0, 0), "valid", "same") and rests(call.kind().axes[1]):
+        b, _, *rest = call.kind().axes  # pixel by pixel, whatever the pixels are
+        return Kind((b, free(call.shape[1]), *rest))
+    kind = grid(call, moved=groups == 1)
     if p == "same":
-        span = [dd * (kk - 1) for kk, dd in zip(pair(k), pair(d), strict=True)]
+        span = [dd * (kk - 1) for kk, dd in zip(k, pair(d), strict=True)]
         if any(x % 2 for x in span):
             call.breaks(
                 "pads an even kernel to the same size, with one more pixel on one side",
@@ -103,39 +119,64 @@ def _conv(call: Call, kind: Kind, k: Any, s: Any, p: Any, d: Any, source: str | 
         p = tuple(x // 2 for x in span)
     p = 0 if p == "valid" else p
     aligned(call, kind, k, s, p, d)
-    if max(pair(k)) > 1 and max(kind.shape[2:]) > 1:
-        if source is None:
-            raise Untyped("convolves with a kernel that was computed")
-        call.kernels.append(source)
+    if max(kind.shape[2:]) > 1 or not rests(kind.axes[1]):
+        turned(call, weight, kind.axes[1])
     return resized(call, kind, call.shape[1])
+
+
+def turned(call: Call, weight: Const, channels: Axis) -> None:
+    """A kernel `[o, i, h, w]` must be symmetric; jointly with channels that move."""
+    out, _, *k = weight.value.shape
+    if rests(channels) and (max(k) == 1 or (call.swaps and k[0] != k[1])):
+        return  # one pixel; or a window that breaks the symmetry, which `aligned` has said
+    if rests(channels) and whole_table(weight):
+        call.kernels.append(str(weight.source))
+        return
+    inside = free(weight.value.shape[1]) if rests(channels) else channels
+    call.demand(weight, Kind((free(out), inside, letter("h", k[0]), letter("w", k[1]))))
+
+
+def whole_table(const: Const) -> bool:
+    """True for a parameter as it stands."""
+    if const.source is None or const.terms is None:
+        return False
+    labels = const.terms[0][0]
+    return torch.equal(labels.flatten(), torch.arange(const.sources[const.source].numel()))
 
 
 @operation("conv_transpose2d")
 def conv_transpose(call: Call) -> Any:
-    """As `conv`, upwards."""
+    """As `conv`, upwards.
+
+    Raises:
+        Untyped: the kernel depends on the input.
+    """
     weight = call.arg(1, "weight")
-    if not isinstance(weight, Const) or weight.source is None:
-        raise Untyped("convolves with a kernel that was computed")
-    call.kernels.append(weight.source)
-    return _up(call, call.arg(5, "output_padding", 0))
+    if not isinstance(weight, Const):
+        raise Untyped("convolves with a kernel that depends on the input")
+    return _up(call, weight, call.arg(5, "output_padding", 0))
 
 
 @layer(nn.ConvTranspose2d)
 def conv_transpose_layer(call: Call) -> Any:
     """As `conv_transpose`."""
     m: Any = call.module
-    call.kernels.append(f"{call.path}.weight")
-    return _up(call, m.output_padding)
+    return _up(call, constant(m.weight, f"{call.path}.weight"), m.output_padding)
 
 
-def _up(call: Call, extra: Any) -> Kind:
+def _up(call: Call, weight: Const, extra: Any) -> Kind:
+    kind = grid(call)
+    turned(call, weight, kind.axes[1])
+    k = weight.value.shape[2:]
+    if call.swaps and k[0] != k[1]:
+        call.breaks("a window that is not square, where the group exchanges its axes", "", "other")
     if any(pair(extra)):
         call.breaks(
             "output_padding adds pixels on one side only",
             "use a kernel whose size has the parity of the stride, and no output_padding",
             "padding",
         )
-    return resized(call, grid(call), call.shape[1])
+    return resized(call, kind, call.shape[1])
 
 
 @operation("max_pool2d", "avg_pool2d", "lp_pool2d", "boolean_dispatch", "max_pool2d_with_indices")
@@ -174,106 +215,3 @@ def adaptive(call: Call) -> Any:
 def adaptive_layer(call: Call) -> Any:
     """As `adaptive`."""
     return resized(call, grid(call))
-
-
-@operation("pad")
-def pad(call: Call) -> Any:
-    """Alike on both sides of every axis that moves."""
-    kind, amounts = call.kind(), list(call.arg(1, "pad"))
-    axes = list(kind.axes)
-    for i in range(len(amounts) // 2):
-        at = len(axes) - 1 - i
-        left, right = amounts[2 * i : 2 * i + 2]
-        size = call.shape[at]
-        if left == right == 0:
-            continue
-        if rests(axes[at]):
-            axes[at] = ((Atom("", size),),)
-            continue
-        atom = axes[at][0][0]
-        if len(axes[at]) > 1 or len(axes[at][0]) > 1 or not atom.centred:
-            raise Untyped("pads a grid that is cut or shifted")
-        if left != right:
-            call.breaks(
-                f"pads {left} pixels on one side and {right} on the other",
-                "pad both sides alike, or use a size that needs no padding",
-                "padding",
-            )
-        axes[at] = ((Atom(atom.name, size, size - 1),),)
-    return Kind(tuple(axes))
-
-
-@layer(nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d)
-def pad_layer(call: Call) -> Any:
-    """As `pad`."""
-    call.args = (call.args[0], call.module.padding)  # type: ignore[union-attr]
-    return pad(call)
-
-
-@operation("interpolate", "upsample")
-def interpolate(call: Call) -> Any:
-    """Centred, but for nearest neighbours of a ratio that is not a whole number upwards."""
-    kind = grid(call)
-    mode = call.arg(3, "mode", "nearest")
-    for old, new in zip(kind.shape[2:], call.shape[2:], strict=True):
-        if mode == "nearest" and new % max(old, 1):
-            call.breaks(
-                f"nearest neighbours from {old} to {new} pixels round towards one corner",
-                "use mode='nearest-exact' or 'bilinear'",
-                "stride",
-            )
-            break
-    return resized(call, kind)
-
-
-@layer(nn.Upsample)
-def upsample_layer(call: Call) -> Any:
-    """As `interpolate`."""
-    call.kwargs = {"mode": call.module.mode}  # type: ignore[union-attr]
-    return interpolate(call)
-
-
-@operation("roll")
-def roll(call: Call) -> Any:
-    """y[i] = x[i − s]: a flip of the shifted grid sends i to t + 2s − i."""
-    kind = call.kind()
-    shifts, dims = call.arg(1, "shifts"), call.arg(2, "dims")
-    shifts, dims = (
-        (value,) if isinstance(value, int) else tuple(value or ()) for value in (shifts, dims)
-    )
-    axes = list(kind.axes)
-    for shift, at in zip(shifts, dims, strict=True):
-        at = at % len(axes)
-        if rests(axes[at]):
-            continue
-        if len(axes[at]) > 1 or len(axes[at][0]) > 1:
-            raise Untyped("shifts a grid that is cut")
-        atom = axes[at][0][0]
-        turn = (atom.turn + 2 * shift) % atom.size
-        axes[at] = ((Atom(atom.name, atom.size, turn),),)
-    return Kind(tuple(axes))
-
-
-@operation("pixel_shuffle", "pixel_unshuffle")
-def shuffle(call: Call) -> Any:
-    """Channels become pixels: they would have to move.
-
-    Raises:
-        Untyped: always.
-    """
-    call.kind()
-    raise Untyped(
-        "moves channels to pixels, and channels rest",
-        "upsample by bilinear interpolation and a convolution",
-        "flatten",
-    )
-
-
-@layer(nn.PixelShuffle, nn.PixelUnshuffle)
-def shuffle_layer(call: Call) -> Any:
-    """As `shuffle`.
-
-    Raises:
-        Untyped: always.
-    """
-    return shuffle(call)

@@ -18,7 +18,7 @@ from ..groups import Elements
 from ..reynolds import orbit_mean, orbits_of, project_kernel
 from .kinds import Kind, Untyped
 from .propagate import Site, Typing, generators
-from .twin import held_random, twin_of
+from .twin import held_random, twin_of, warmed
 from .walk import Visit, attribute
 
 __all__ = ["Probed", "folded", "project_weights", "snap_and_probe"]
@@ -108,6 +108,7 @@ def snap_and_probe(
     project_weights(twin, typing)
     generic = tuple(_generic(x, i) for i, x in enumerate(inputs))
     kwargs = tree_map(_wide, kwargs)
+    warmed(twin, generic, kwargs)
     errors: dict[tuple[str, int, str], float] = {}
     elements = generators(typing.group)
     for step, g in enumerate(elements):
@@ -116,7 +117,8 @@ def snap_and_probe(
             _compare(twin, typing, g, pair, errors)
         if progress is not None:
             progress(step + 1, len(elements))
-    failing = tuple(typing.sites[key] for key, error in errors.items() if not error <= TOLERANCE)
+    sites = ((typing.sites[key], error) for key, error in errors.items())
+    failing = tuple(site for site, e in sites if not (e <= TOLERANCE or site.loose))
     output = max((e for k, e in errors.items() if k == _last(typing)), default=float("nan"))
     return Probed(errors, output, failing, _label(typing, failing))
 
@@ -161,17 +163,19 @@ def _compare(
     errors: dict[tuple[str, int, str], float],
 ) -> None:
     def visitor(visit: Visit, run: Callable[[], Any]) -> Any:
-        value = run()
+        value = tree_map(_wide, run())  # code that asks for single precision gets double
         site = typing.sites.get(visit.at.key)
         if site is not None and site.kind is not None:
             found = defect(typing, g, site.kind, value)
-            errors[visit.at.key] = max(errors.get(visit.at.key, 0.0), found)
+            if found is not None:
+                errors[visit.at.key] = max(errors.get(visit.at.key, 0.0), found)
         return value
 
     with typing.walk.visited(twin, visitor):
         out = twin(*pair[0], **pair[1])
-    found = defect(typing, g, typing.output, out)
-    errors[_last(typing)] = max(errors.get(_last(typing), 0.0), found)
+    found = defect(typing, g, typing.output, out) if _typed(typing.output) else None
+    found = float("nan") if found is None else found
+    errors[_last(typing)] = max(found, errors.get(_last(typing), 0.0))  # NaN stays
     typing.sites.setdefault(_last(typing), _output_site(typing))
 
 
@@ -183,18 +187,21 @@ def _output_site(typing: Typing) -> Site:
     return Site(Node("", 0, None, "output", "output"), "output", kind, why)  # type: ignore[arg-type]
 
 
-def defect(typing: Typing, g: Elements, kind: Any, value: Any) -> float:
-    """*‖f(gx) − ρ f(x)‖ / ‖f(gx)‖* of a folded value; the worst of several."""
+def defect(typing: Typing, g: Elements, kind: Any, value: Any) -> float | None:
+    """*‖f(gx) − ρ f(x)‖ / ‖f(gx)‖* of a folded value; the worst of several.
+
+    None where nothing can be compared: height without its width, a value without samples.
+    """
     if isinstance(value, (tuple, list)):
         kinds = kind if isinstance(kind, (tuple, list)) else [kind] * len(value)
-        pairs = zip(kinds, value, strict=False)
-        return max((defect(typing, g, k, v) for k, v in pairs), default=0.0)
+        parts = [defect(typing, g, k, v) for k, v in zip(kinds, value, strict=False)]
+        return max((part for part in parts if part is not None), default=None)
     if not isinstance(value, Tensor) or not isinstance(kind, Kind):
-        return 0.0
+        return None
     try:
         here, there = kind.part(value, 0, 2), kind.part(value, 1, 2)
         gap = there.double() - kind.act(typing.group, g, here).double()
     except Untyped:
-        return float("nan")
+        return None
     size = there.double().norm()
     return float(gap.norm() / size) if size > 0 else float(gap.norm())

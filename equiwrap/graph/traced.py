@@ -42,7 +42,7 @@ class Traced:
     def __init__(self, value: int | float, origin: fx.Node, owner: Owner) -> None:
         self.value, self.origin, self.owner = value, origin, owner
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type:  # type: ignore[override]
         return type(self.value)
 
@@ -73,7 +73,7 @@ class _Int(Traced, torch.SymInt):
     """A size."""
 
 
-class _Float(Traced, torch.SymFloat):
+class _Float(Traced, torch.SymFloat):  # type: ignore[misc]
     """A quotient of sizes."""
 
 
@@ -119,8 +119,8 @@ for _name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow"):
     setattr(Traced, f"__r{_name}__", _backward(_function))
 for _name in ("neg", "pos", "abs"):
     setattr(Traced, f"__{_name}__", _forward(getattr(operator, _name), _calculate))
-for _name, _function in {"ceil": math.ceil, "floor": math.floor, "trunc": math.trunc}.items():
-    setattr(Traced, f"__{_name}__", _forward(_function, _calculate))
+for _name in ("ceil", "floor", "trunc"):
+    setattr(Traced, f"__{_name}__", _forward(getattr(math, _name), _calculate))
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Traced, f"__{_name}__", _forward(getattr(operator, _name), _compare))
 for _name, _type in {"int": int, "float": float, "str": str, "repr": repr}.items():
@@ -134,7 +134,7 @@ for _name in ("and", "or", "xor", "lshift", "rshift", "divmod"):
         Traced, f"__r{_name}__", lambda self, other, _f=_function: _f(_pinned(other), self._pin())
     )
 Traced.__index__ = lambda self: int(self._pin())  # type: ignore[attr-defined]
-Traced.__format__ = lambda self, spec: format(self._pin(), spec)  # type: ignore[method-assign,assignment]
+setattr(Traced, "__format__", lambda self, spec: format(self._pin(), spec))  # noqa: B010
 
 
 def _pinned(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import sys
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-__all__ = ["fresh", "held_random", "twin_of"]
+__all__ = ["fresh", "held_random", "twin_of", "warmed"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -31,8 +32,8 @@ def twin_of(model: nn.Module, training: bool | None = None) -> nn.Module:
     twin = copy.deepcopy(model, memo)
     for module in twin.modules():
         for name in _HOOKS:
-            hooks = module.__dict__.get(name)
-            for key, hook in list(hooks.items()) if hooks else ():
+            hooks = module.__dict__.get(name) or {}
+            for key, hook in list(hooks.items()):
                 if not type(hook).__module__.startswith("torch.nn"):
                     del hooks[key]
     if training is not None and (training != twin.training or not training):
@@ -68,6 +69,15 @@ def _copied(leaf: Any) -> Any:
         return copy.deepcopy(leaf)
     except Exception:
         return leaf
+
+
+def warmed(model: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> nn.Module:
+    """The model after one forward, where modules hold empty dicts: caches that it fills."""
+    caches = (v for m in model.modules() for k, v in vars(m).items() if k[0] != "_")
+    if any(isinstance(value, dict) and not value for value in caches):
+        with torch.no_grad(), held_random(), contextlib.suppress(Exception):
+            model(*inputs, **kwargs)
+    return model
 
 
 @contextmanager

@@ -9,30 +9,45 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from .install import install_plans
+from .level import said
 from .plan import Plan
 from .twin import fresh, seed_all, twin_of
 
 __all__ = ["faithful"]
 
+DIFFERS = "its graph does not give what its forward gives"
+RANDOM = "cannot be compared: the model does not repeat itself"
+
 
 def faithful(
-    model: nn.Module,
-    training: bool,
-    args: Any,
-    kwargs: Any,
-    plans: dict[str, list[Plan]],
-) -> list[str]:
-    """The paths whose plans do not give what the original forward gives."""
-    wanted = _trace(model, training, args, kwargs, {})
-    if not plans or _equal(_trace(model, training, args, kwargs, plans), wanted):
-        return []
-    if not _equal(_trace(model, training, args, kwargs, {}), wanted):
-        return []  # the model does not repeat itself: nothing can be compared
-    return [
-        path
-        for path, some in plans.items()
-        if not _equal(_trace(model, training, args, kwargs, {path: some}), wanted)
-    ]
+    model: nn.Module, training: bool, args: Any, kwargs: Any, plans: dict[str, list[Plan]]
+) -> dict[str, str]:
+    """The paths whose plans do not give what the original forward gives, and the reason.
+
+    All plans run at once; halves of them only where that differs, until each culprit is found.
+    """
+
+    def trace(paths: list[str]) -> list[Any]:
+        return _trace(model, training, args, kwargs, {path: plans[path] for path in paths})
+
+    def wrong(paths: list[str]) -> list[str]:
+        if _equal(trace(paths), wanted):
+            return []
+        if len(paths) == 1:
+            return paths
+        middle = len(paths) // 2
+        return wrong(paths[:middle]) + wrong(paths[middle:])
+
+    wanted, paths = trace([]), list(plans)
+    if not paths or _equal(trace(paths), wanted):
+        return {}
+    if not _equal(trace([]), wanted):
+        return dict.fromkeys(paths, RANDOM)
+    found = wrong(paths)
+    kept = [path for path in paths if path not in found]
+    if not found or not _equal(trace(kept), wanted):
+        found = paths  # they differ only together
+    return dict.fromkeys(found, DIFFERS)
 
 
 def _trace(
@@ -44,15 +59,16 @@ def _trace(
         install_plans(twin.get_submodule(path), some)
     args, kwargs = fresh((args, kwargs))
     seed_all(0)
+    found: list[Any] = []
     try:
         with torch.enable_grad():
-            out = [leaf for leaf in tree_flatten(twin(*args, **kwargs))[0]]
-            drawn = torch.rand(4)
-            grads = _gradients(twin, out)
+            out = tree_flatten(twin(*args, **kwargs))[0]
+            found += [*out, torch.rand(4)]
+            found += _gradients(twin, out)
     except Exception as error:
-        return [type(error).__name__, str(error)]
-    state = [value for _, value in sorted(twin.named_buffers(), key=lambda item: item[0])]
-    return [*out, drawn, *grads, *state]
+        found.append(said(error))
+    state = sorted(twin.named_buffers(), key=lambda item: item[0])
+    return found + [value for _, value in state]
 
 
 def _gradients(twin: nn.Module, out: list[Any]) -> list[Any]:
@@ -71,9 +87,7 @@ def _gradients(twin: nn.Module, out: list[Any]) -> list[Any]:
 
 
 def _equal(a: list[Any], b: list[Any]) -> bool:
-    if len(a) != len(b):
-        return False
-    return all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
 
 
 def _same(x: Any, y: Any) -> bool:
@@ -89,4 +103,6 @@ def _plainly(x: Any) -> bool:
 def _bits(x: Tensor) -> Tensor:
     """NaNs compare equal to themselves."""
     x = x.detach()
+    if x.is_complex():
+        x = torch.view_as_real(x.resolve_conj())
     return torch.nan_to_num(x) if x.is_floating_point() else x

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import fx, nn
@@ -32,14 +33,14 @@ class Node:
 
     container: str
     call: int
-    node: fx.Node
+    node: fx.Node | None  # None for the output of the model
     name: str
     operation: str
 
     @property
     def key(self) -> tuple[str, int, str]:
         """What tells it from all others."""
-        return self.container, self.call, self.node.name
+        return self.container, self.call, self.node.name if self.node else self.name
 
 
 @dataclass
@@ -125,7 +126,11 @@ def attribute(module: nn.Module, path: str) -> Any:
 def interpret(
     walk: Walk, plan: Plan, module: nn.Module, leaves: list[Any], call: int, visitor: Visitor
 ) -> Any:
-    """Run a plan node by node, each through the visitor; values are dropped after their last use."""
+    """Run a plan node by node, each through the visitor; values go after their last use.
+
+    Raises:
+        AssertionError: the graph has no output.
+    """
     values: dict[fx.Node, Any] = {}
     given = iter([module, *leaves])
     last = _last_uses(plan.graph)
@@ -148,7 +153,7 @@ def interpret(
             path = f"{plan.path}.{node.target}" if plan.path else str(node.target)
             inner = node.op == "call_module" and path in walk.calls
             seen = Visit(describe(plan, call, node), args, kwargs, run, inner)
-            values[node] = visitor(seen, lambda r=run, a=args, k=kwargs: r(*a, **k))
+            values[node] = visitor(seen, partial(run, *args, **kwargs))
         for used in last.get(node, ()):
             values.pop(used, None)
     raise AssertionError("a graph ends in its output")
@@ -171,6 +176,7 @@ def read(argument: Any, values: dict[fx.Node, Any]) -> Any:
 
 
 def runner(node: fx.Node, module: nn.Module) -> Callable[..., Any]:
+    """What a node calls."""
     if node.op == "call_module":
         return module.get_submodule(str(node.target))
     if node.op == "call_method":
