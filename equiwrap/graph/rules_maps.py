@@ -239,6 +239,9 @@ def reduce(call: Call) -> Any:
 @layer(nn.Linear)
 def linear_layer(call: Call) -> Any:
     """As `linear`."""
+    last = call.kind().axes[-1]
+    if idle(last) and not (len(last) == 1 and last[0][0].was):
+        return linear(call)  # tables of all weights are built only where one is asked for
     call.args = (call.args[0], own(call, "weight"), own(call, "bias"))
     return linear(call)
 

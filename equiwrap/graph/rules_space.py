@@ -98,8 +98,15 @@ def conv(call: Call) -> Any:
 def conv_layer(call: Call) -> Any:
     """As `conv`; its weight is a kernel that the group turns."""
     m: Any = call.module
-    weight = constant(m.weight, f"{call.path}.weight")
-    return _conv(call, weight, m.stride, m.padding, m.dilation, m.groups)
+    return _conv(call, _own(call), m.stride, m.padding, m.dilation, m.groups)
+
+
+def _own(call: Call) -> Const:
+    """The kernel of a layer; a table of its entries only where channels move."""
+    weight, path = call.module.weight, f"{call.path}.weight"  # type: ignore[union-attr]
+    if isinstance(weight, nn.Parameter) and rests(call.kind().axes[1]):
+        return Const(weight.detach(), None, {path: weight.detach()})  # as it stands
+    return constant(weight, path)  # type: ignore[arg-type]
 
 
 def _conv(call: Call, weight: Const, s: Any, p: Any, d: Any, groups: int) -> Kind:
@@ -130,7 +137,7 @@ def turned(call: Call, weight: Const, channels: Axis) -> None:
     if rests(channels) and (max(k) == 1 or (call.swaps and k[0] != k[1])):
         return  # one pixel; or a window that breaks the symmetry, which `aligned` has said
     if rests(channels) and whole_table(weight):
-        call.kernels.append(str(weight.source))
+        call.kernels += weight.sources
         return
     inside = free(weight.value.shape[1]) if rests(channels) else channels
     call.demand(weight, Kind((free(out), inside, letter("h", k[0]), letter("w", k[1]))))
@@ -138,8 +145,8 @@ def turned(call: Call, weight: Const, channels: Axis) -> None:
 
 def whole_table(const: Const) -> bool:
     """True for a parameter as it stands."""
-    if const.source is None or const.terms is None:
-        return False
+    if const.terms is None or const.source is None:
+        return const.remake is None and len(const.sources) == 1
     labels = const.terms[0][0]
     return torch.equal(labels.flatten(), torch.arange(const.sources[const.source].numel()))
 
@@ -161,7 +168,7 @@ def conv_transpose(call: Call) -> Any:
 def conv_transpose_layer(call: Call) -> Any:
     """As `conv_transpose`."""
     m: Any = call.module
-    return _up(call, constant(m.weight, f"{call.path}.weight"), m.output_padding)
+    return _up(call, _own(call), m.output_padding)
 
 
 def _up(call: Call, weight: Const, extra: Any) -> Kind:

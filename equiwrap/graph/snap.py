@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from ..groups import Elements
 from ..reynolds import orbit_mean, orbits_of, project_kernel
-from .kinds import Kind, Untyped
+from .kinds import Kind, Untyped, free
 from .propagate import Site, Typing, generators
 from .twin import held_random, twin_of, warmed
 from .walk import Visit, attribute
@@ -56,15 +56,32 @@ def project_weights(model: nn.Module, typing: Typing) -> list[str]:
             weight.copy_(project_kernel(typing.group, weight))
             done.append(path)
         pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        rowwise = {path for path, labels, kind in typing.tables if _rests_in_front(labels, kind)}
+        rowwise -= {p for p, labels, kind in typing.tables if not _rests_in_front(labels, kind)}
         for path, labels, kind in typing.tables:
+            if path in rowwise:  # the rows of a matrix move alike: the orbits of one are enough
+                kind, labels = Kind((free(1), kind.axes[1])), labels[:1]
             for g in generators(typing.group):
                 moved = kind.act(typing.group, g, labels.expand(kind.shape))
                 pairs.setdefault(path, []).append((labels.expand(kind.shape), moved))
         for path, some in pairs.items():
             table = attribute(model, path)
-            table.copy_(orbit_mean(table, orbits_of(table.numel(), some)))
+            size = table.shape[-1] if path in rowwise else table.numel()
+            table.copy_(orbit_mean(table, orbits_of(size, some)))
             done.append(path)
     return done
+
+
+def _rests_in_front(labels: Tensor, kind: Kind) -> bool:
+    """True for a whole matrix of which only the second axis moves."""
+    whole = labels.dim() == 2 and tuple(labels.shape) == kind.shape and len(kind.axes) == 2
+    return whole and labels.shape[0] > 1 and not Kind(kind.axes[:1]).moves and _in_order(labels)
+
+
+def _in_order(labels: Tensor) -> bool:
+    rows, columns = labels.shape
+    ends = int(labels[0, 0]), int(labels[0, -1]), int(labels[-1, -1])
+    return ends == (0, columns - 1, rows * columns - 1) and labels.stride() == (columns, 1)
 
 
 def folded(

@@ -31,12 +31,13 @@ def orbits_of(size: int, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def orbit_mean(values: Tensor, label: Tensor) -> Tensor:
-    """*(PW)_i = mean of W over the orbit of i*: `values[…], label[numel]` → the shape of values.
+    """*(PW)_i = mean of W over the orbit of i*: `values[…], label[n]` → the shape of values.
 
-    The orthogonal projection onto what the permutations leave as it is; O(|W|), whatever |G| is.
+    The label is that of all entries, or of the trailing ones where the leading axes rest. The
+    orthogonal projection onto what the permutations leave as it is; O(|W|), whatever |G| is.
     """
     label = label.to(values.device)
-    flat = values.flatten()
-    total = torch.zeros_like(flat).index_add(0, label, flat)
-    count = torch.zeros_like(flat).index_add(0, label, torch.ones_like(flat))
-    return (total[label] / count[label]).reshape(values.shape)
+    flat = values.reshape(-1, label.numel())
+    total = torch.zeros_like(flat).index_add(1, label, flat)
+    count = flat.new_zeros(label.numel()).index_add(0, label, flat.new_ones(label.numel()))
+    return (total[:, label] / count[label]).reshape(values.shape)
