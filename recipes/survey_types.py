@@ -62,7 +62,7 @@ class Row:
         return "| " + " | ".join(map(str, cells)) + " |"
 
 
-HEAD = """| model | size | nodes | typed | misaligned | class | error after projection | first reason |
+HEAD = """| model | size | nodes | typed | misaligned | class | error, projected | first reason |
 |---|---|---|---|---|---|---|---|"""
 
 
@@ -155,7 +155,7 @@ def channels_of(net: nn.Module) -> int:
 
 
 def others(group: str) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """torchvision's classifiers and Hugging Face's image models."""
+    """Torchvision's classifiers and Hugging Face's image models."""
     for name, size in VISION.items():
         if name.split("_")[0] not in ("fcn", "deeplabv3", "lraspp"):
             yield name, lambda n=name, s=size: _other(n, vision_model(n, s), group)
