@@ -264,3 +264,44 @@ def test_an_opaque_function_is_one_node():
 def test_only_modules_classes_and_functions_can_be_opaque():
     with pytest.raises(TypeError, match="a module, a module class or a function"):
         ew.opaque(3)
+
+
+# -- what is seen ----------------------------------------------------------------------------------
+
+
+class Hidden(Block):
+    """Its own code branches on data; what it calls is a container with a graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+    def forward(self, x):
+        return self.inner(self.a(x)) if x.sum() > 0 else self.b(x)
+
+
+def test_layers_of_an_opaque_container_are_not_seen_and_those_of_its_children_are():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(Hidden(), nn.Linear(4, 4)))
+    found = capture(model, torch.rand(2, 4) - 0.2)
+    assert found.tiers["1.0"] == "hook"
+    assert {"1.0.a", "1.0.b"} & found.visible(nn.Linear) == set()
+    assert found.visible(nn.Linear) >= {"0", "1.1"}
+
+
+def test_attention_weights_used_by_hand_and_layers_with_their_own_forward_are_seen():
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return nn.functional.linear(x, self.weight * 2, self.bias)
+
+    class ByHand(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+            self.mix, self.scaled, self.spare = nn.Linear(4, 4), Scaled(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.attention(x, x, x)[0] + nn.functional.linear(x, self.mix.weight)
+            return self.scaled(y)
+
+    found = capture(ByHand(), torch.randn(2, 3, 4))
+    assert found.visible(nn.Linear) == {"attention.out_proj", "mix", "scaled"}

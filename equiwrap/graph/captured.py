@@ -58,19 +58,23 @@ class Captured:
     def visible(self, kind: type | tuple[type, ...] | None = None) -> set[str]:
         """Paths of the leaves that some plan calls, or whose weights it uses; of `kind` if named.
 
-        The parts of a layer of torch itself (an attention's projections) are seen with it.
+        The parts of a layer of torch itself (an attention's projections) are seen with it. A layer
+        of that kind with a forward of its own (a standardised convolution) has a graph itself.
         """
-        seen = set()
+        seen = {path for path in self.plans if kind and issubclass(self.classes[path], kind)}
         for path, plans in self.plans.items():
             for node in (node for plan in plans for node in plan.graph.nodes):
                 target = f"{path}.{node.target}" if path else str(node.target)
-                if node.op == "call_module":
-                    seen.add(target)
-                    if getattr(self.classes.get(target), "__module__", "").startswith("torch.nn"):
-                        seen |= {n for n in self.classes if n.startswith(f"{target}.")}
-                elif node.op == "get_attr":
-                    seen.add(target.rpartition(".")[0])
-        seen = {n for n in seen & self.classes.keys() if n not in self.tiers}
+                if node.op == "get_attr":
+                    target = target.rpartition(".")[0]
+                elif node.op != "call_module":
+                    continue
+                if target in self.tiers:
+                    continue
+                seen.add(target)
+                if getattr(self.classes.get(target), "__module__", "").startswith("torch.nn."):
+                    seen |= {n for n in self.classes if n.startswith(f"{target}.")}
+        seen &= self.classes.keys()
         return seen if kind is None else {p for p in seen if issubclass(self.classes[p], kind)}
 
     def install(self, model: nn.Module) -> Callable[[], None]:
