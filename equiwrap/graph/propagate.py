@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 from ..grids import swaps_axes
 from ..groups import Group
 from ..signature import Signature
-from . import rules_parts, rules_resize, rules_window  # noqa: F401  they enter their rules
+from . import rules_contract, rules_parts, rules_resize, rules_window  # noqa: F401  they enter rules
 from .captured import record
 from .constants import cached, constant, invariant, run_constant, settled
 from .kinds import Kind, Untyped

@@ -1,0 +1,96 @@
+"""Rules for contractions of two tensors: products, sums over letters, attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .constants import run_constant
+from .kinds import Axis, Kind, Untyped
+from .rules import Call, Const, join, layer, length, operation, rests
+from .rules_maps import linear
+
+__all__: list[str] = []
+
+
+@operation("matmul", "bmm", "mm", "__matmul__", "__rmatmul__")
+def matmul(call: Call) -> Any:
+    """Σ_j a[…, i, j] b[…, j, k].
+
+    Raises:
+        Untyped: the contracted axes move differently.
+    """
+    a, b = call.kind(0), call.arg(1, "other")
+    if isinstance(b, Const) and b.value.dim() == 2:
+        call.args, call.kwargs = (a, run_constant("t", Tensor.t, (b,), {})), {}
+        return linear(call)
+    b = call.kind(1, "mat2" if "mat2" in call.kwargs else "other")
+    if not _same_axis(a.axes[-1], b.axes[-2] if len(b.axes) > 1 else b.axes[-1]):
+        raise Untyped("contracts two axes that the group moves differently")
+    lead = join(call, [Kind(a.axes[:-2]), Kind(b.axes[:-2])]).axes if len(a.axes) > 2 else ()
+    return Kind((*lead, a.axes[-2], b.axes[-1]))
+
+
+def _same_axis(a: Axis, b: Axis) -> bool:
+    return a == b or (rests(a) and rests(b) and length(a) == length(b))
+
+
+@operation("einsum")
+def einsum(call: Call) -> Any:
+    """Letters that are summed must move alike.
+
+    Raises:
+        Untyped: the summed letters move differently, or a table takes part.
+    """
+    text, operands = call.args[0], call.args[1:]
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = tuple(operands[0])
+    left, _, right = text.replace(" ", "").partition("->")
+    if "." in text or not right:
+        raise Untyped("is an einsum with an ellipsis")
+    axes: dict[str, Axis] = {}
+    for letters, kind in zip(left.split(","), operands, strict=True):
+        if isinstance(kind, Untyped):
+            raise kind
+        if not isinstance(kind, Kind):
+            raise Untyped("contracts with a constant")
+        for letter, axis in zip(letters, kind.axes, strict=True):
+            if letter in axes and not _same_axis(axes[letter], axis) and length(axis) > 1:
+                raise Untyped("contracts two axes that the group moves differently")
+            axes[letter] = axes.get(letter, axis)
+    return Kind(tuple(axes[letter] for letter in right))
+
+
+@operation("scaled_dot_product_attention")
+def attention(call: Call) -> Any:
+    """softmax(q kᵀ + mask) v: the tokens of q, the features of v.
+
+    Raises:
+        Untyped: keys and values move differently, or the mask is causal.
+    """
+    q, k, v = (call.kind(i, n) for i, n in enumerate(("query", "key", "value")))
+    if not _same_axis(k.axes[-2], v.axes[-2]) or not _same_axis(q.axes[-1], k.axes[-1]):
+        raise Untyped("attends over axes that the group moves differently")
+    if call.arg(5, "is_causal", False):
+        raise Untyped("masks causally, in an order that the group changes")
+    lead = join(call, [Kind(q.axes[:-2]), Kind(k.axes[:-2])]).axes
+    mask = call.arg(3, "attn_mask")
+    if isinstance(mask, (Kind, Const, Untyped)):
+        join(call, [Kind((*lead, q.axes[-2], k.axes[-2])), mask])
+    return Kind((*lead, q.axes[-2], v.axes[-1]))
+
+
+@layer(nn.MultiheadAttention)
+def attention_layer(call: Call) -> Any:
+    """Tokens on axis 1 (0 if not batch first), features rest; the weights are not followed.
+
+    Raises:
+        Untyped: features move, or there is an attention mask.
+    """
+    q, k = call.kind(0, "query"), call.kind(1, "key")
+    if not rests(q.axes[-1]) or not rests(k.axes[-1]):
+        raise Untyped("attends over features that the group moves")
+    if isinstance(call.arg(5, "attn_mask"), (Kind, Const)):
+        raise Untyped("has an attention mask that is not followed")
+    return q, Untyped("attention weights are not followed")
