@@ -59,7 +59,7 @@ class Captured:
         """Paths of the leaves that some plan calls, or whose weights it uses; of `kind` if named.
 
         The parts of a layer of torch itself (an attention's projections) are seen with it. A layer
-        of that kind with a forward of its own (a standardised convolution) has a graph itself.
+        of that kind with a forward and a graph of its own (a standardised convolution) is seen too.
         """
         seen = {path for path in self.plans if kind and issubclass(self.classes[path], kind)}
         for path, plans in self.plans.items():
