@@ -305,3 +305,32 @@ def test_attention_weights_used_by_hand_and_layers_with_their_own_forward_are_se
 
     found = capture(ByHand(), torch.randn(2, 3, 4))
     assert found.visible(nn.Linear) == {"attention.out_proj", "mix", "scaled"}
+
+
+# -- other data ------------------------------------------------------------------------------------
+
+
+def flagged(y):
+    return y * 2 if float(y.sum()) > 0 else None
+
+
+class Flags(nn.Module):
+    """A helper answers None for some data."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x):
+        found = flagged(x)
+        return self.a(x if found is None else found)
+
+
+def test_a_walk_over_other_data_gives_way_to_the_forward():
+    model, x = Flags().eval(), torch.rand(2, 4)
+    walk = home.record(model, (x,), {})
+    with torch.no_grad():
+        expected = model(x), model(-x)
+        with walk.visited(model, lambda visit, run: run()):
+            assert torch.equal(model(x), expected[0])
+            assert torch.equal(model(-x), expected[1])

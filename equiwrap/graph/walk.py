@@ -18,6 +18,7 @@ from typing import Any
 from torch import fx, nn
 from torch.utils._pytree import tree_unflatten
 
+from .expect import Changed
 from .install import own_forward, restore, swap
 from .level import Output, leaves_of
 from .plan import Plan, Shape
@@ -89,7 +90,10 @@ class Walk:
                     return own_forward(this, _of)(*args, **kwargs)
                 leaves: list[Any] = []
                 leaves_of((args, kwargs), leaves)
-                return interpret(self, made, this, leaves, call, visitor)
+                try:
+                    return interpret(self, made, this, leaves, call, visitor)
+                except Changed:  # its recording does not hold for these data
+                    return own_forward(this, _of)(*args, **kwargs)
 
             swap(module, {"forward": forward})
             swapped.append(module)
