@@ -377,6 +377,7 @@ def test_progress_is_told_and_ends():
     ("group", "example", "error", "says"),
     [
         ("C4", [], SignatureError, "loader is empty"),
+        ("C4", torch.randn(0, 2, 12, 12), SignatureError, "example is empty"),
         ("C4", 3, SignatureError, "a tensor, a tuple of tensors, or a loader"),
         ("C5x", torch.randn(2, 2, 12, 12), GroupError, "C5x"),
         ("C4", torch.randn(2, 2, 12, 14), SignatureError, "square"),
@@ -386,3 +387,11 @@ def test_progress_is_told_and_ends():
 def test_wrong_input_gets_a_sentence(group, example, error, says):
     with pytest.raises(error, match=says):
         ew.audit(Net(), group, example)
+
+
+def test_what_is_no_module_and_what_is_not_finite_are_said():
+    with pytest.raises(CaptureError, match="a str was given"):
+        ew.audit("resnet18", "C4", torch.randn(2, 2, 12, 12))
+    report = ew.audit(Net(), "C4", torch.full((2, 2, 12, 12), float("nan")))
+    assert report.class_ != "dead"
+    assert "no finite error" in str(report)

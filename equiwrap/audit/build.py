@@ -44,7 +44,16 @@ def build(
     seed: int,
     kwargs: dict[str, Any],
 ) -> Report:
-    """The report of `audit`."""
+    """The report of `audit`.
+
+    Raises:
+        CaptureError: the model is no module, or does not run on the example.
+    """
+    if not isinstance(model, nn.Module):
+        raise CaptureError(
+            f"An audit looks inside a torch.nn.Module, and a {type(model).__name__} was given: "
+            "pass the model itself."
+        )
     examples = read_examples(example, targets)
     said = progress or (lambda done, total, what: None)
     twin = twin_of(model, False)
@@ -153,7 +162,7 @@ class _Audit:
         for kind, y in zip(kinds, outs, strict=True):
             if not kind.untouched and kind.batch is not None and y.shape[kind.batch] > 1:
                 front = y.movedim(kind.batch, 0).double()
-                if float((front - front[:1]).norm()) > 1e-6 * float(front.norm()):
+                if not float((front - front[:1]).norm()) <= 1e-6 * float(front.norm()):
                     return False
             elif not kind.untouched:
                 return False

@@ -35,6 +35,8 @@ def check_example(
         for (_, kind), x in zip(bound.inputs, one, strict=False):
             if not kind.untouched:
                 kind.check(x, "the input")
+    if any(isinstance(x, Tensor) and not x.numel() for x in one):
+        raise SignatureError("The example is empty: an audit needs one input at least.")
     try:
         with torch.no_grad():
             twin(*one, **kwargs)
