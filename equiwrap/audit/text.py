@@ -65,7 +65,9 @@ def verdict(report: Report) -> str:
     if report.class_ == "dead":
         return f"{report.model} gives the same for all inputs: no error under {report.group}."
     if size is None or not isfinite(size):
-        return f"{report.model} has no finite error under {report.group}: its outputs are not finite."
+        return (
+            f"{report.model} has no finite error under {report.group}: its outputs are not finite."
+        )
     if size <= 30 * floor:  # the roundings of a deep model add up
         how = "equivariant to rounding"
     else:
