@@ -1,6 +1,15 @@
 """*P(W) = ∫ ρ_out(g) W ρ_in(g)⁻¹ dg*: weights projected onto the equivariant ones."""
 
-from .kernels import kernel_matrix, project_kernel
-from .orbits import orbit_mean, orbits_of
+from .kernels import Kernels, kernel_matrix, project_kernel
+from .orbits import Orbits, orbit_mean, orbits_of
+from .projector import Projector
 
-__all__ = ["kernel_matrix", "orbit_mean", "orbits_of", "project_kernel"]
+__all__ = [
+    "Kernels",
+    "Orbits",
+    "Projector",
+    "kernel_matrix",
+    "orbit_mean",
+    "orbits_of",
+    "project_kernel",
+]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from ..errors import GroupError
 from ..grids import act_on_grid, axes_of
 from ..groups import Group
+from .projector import Projector, wide
 
-__all__ = ["kernel_matrix", "project_kernel"]
+__all__ = ["Kernels", "kernel_matrix", "project_kernel"]
+
+CHUNK = 1 << 14  # kernels at a time, so that they stay in the cache
 
 
 def kernel_matrix(group: Group, sides: tuple[int, ...], like: Tensor) -> Tensor:
@@ -50,3 +56,36 @@ def project_kernel(group: Group, weight: Tensor) -> Tensor:
     sides = tuple(weight.shape[2:])
     matrix = kernel_matrix(group, sides, weight)
     return (weight.flatten(2) @ matrix).reshape(weight.shape)
+
+
+@dataclass(frozen=True)
+class Kernels(Projector):
+    """*`project_kernel` of weights `[o, i, *sides]`*: channels rest, kernels turn."""
+
+    group: Group
+    shape: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        """Orbits of pixels, once a pair of channels."""
+        one = _matrix(self.group, self.shape[2:], torch.float64, "cpu").trace()
+        return round(float(one)) * self.shape[0] * self.shape[1]
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        return project_kernel(self.group, wide(weight)).to(weight.dtype)
+
+    def lerp_(self, weight: Tensor, t: float) -> None:
+        flat = weight.detach().flatten(2).flatten(0, 1)
+        pixels = flat.shape[1]
+        kind = wide(weight[:0]).dtype
+        matrix = _matrix(self.group, self.shape[2:], kind, str(weight.device))
+        step = torch.eye(pixels, dtype=kind, device=weight.device).lerp(matrix, t)
+        for part in flat.split(CHUNK):
+            part.copy_(wide(part) @ step)
+        if flat.data_ptr() != weight.data_ptr():  # weights in another memory format
+            weight.detach().copy_(flat.reshape(weight.shape))
+
+
+@lru_cache(maxsize=64)
+def _matrix(group: Group, sides: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
+    return kernel_matrix(group, sides, torch.empty(0, dtype=dtype, device=device))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["orbit_mean", "orbits_of"]
+from .projector import Projector, wide
+
+__all__ = ["Orbits", "orbit_mean", "orbits_of"]
 
 
 def orbits_of(size: int, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
@@ -41,3 +44,22 @@ def orbit_mean(values: Tensor, label: Tensor) -> Tensor:
     total = torch.zeros_like(flat).index_add(1, label, flat)
     count = flat.new_zeros(label.numel()).index_add(0, label, flat.new_ones(label.numel()))
     return (total[:, label] / count[label]).reshape(values.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Orbits(Projector):
+    """*`orbit_mean` with a fixed label*: any permutations, whatever their number."""
+
+    label: Tensor
+    leading: int = 1  # entries of the axes that rest in front
+
+    @property
+    def rank(self) -> int:
+        """The number of orbits."""
+        return self.leading * int(self.label.unique().numel())
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        return orbit_mean(wide(weight), self.label).to(weight.dtype)
+
+    def lerp_(self, weight: Tensor, t: float) -> None:
+        weight.detach().lerp_(self(weight.detach()), t)

@@ -1,0 +1,159 @@
+"""The penalty as a loss: λ Σ |W − PW|², with its gradient 2λ(W − PW) written down."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import NoEffectWarning
+from ..reynolds import Projector
+from ..reynolds.projector import wide
+from .targets import Strength, Target, checked, live, strength_at, targets_of
+
+__all__ = ["METRICS", "Energy", "energies", "penalty"]
+
+METRICS = ("frobenius", "relative", "auto", "lasso")
+
+
+@dataclass(frozen=True)
+class Energy:
+    """*|R|² and |W|²* of one target, R = W − PW."""
+
+    path: str
+    defect: float
+    total: float
+    share: float
+
+    @property
+    def ratio(self) -> float:
+        """*r = |R|² / |W|²* in [0, 1]; 0 for a weight that is 0."""
+        return self.defect / self.total if self.total else 0.0
+
+    @property
+    def excess(self) -> float:
+        """*(|PW|²/|W|² − d/N) / (1 − d/N)*: 0 for a random weight, 1 for an equivariant one."""
+        return (1 - self.ratio - self.share) / (1 - self.share) if self.share < 1 else 1.0
+
+
+def energies(model: nn.Module, targets: Sequence[Target] | None = None) -> list[Energy]:
+    """How far each target is from its projection: parameters, frozen or not, and buffers."""
+    found = []
+    for target, tensor in live(model, targets_of(model) if targets is None else targets):
+        weight = wide(tensor.detach())
+        defect, total = _square(weight - target.projector(weight)), _square(weight)
+        found.append(Energy(target.path, float(defect), float(total), target.share))
+    return found
+
+
+def penalty(
+    model: nn.Module,
+    targets: Sequence[Target] | None = None,
+    strength: Strength = 1.0,
+    metric: str = "frobenius",
+) -> Tensor:
+    """*λ Σ_l |R_l|²* with R = W − PW: a scalar in float32 at least, for the loss.
+
+    metric      term            gradient
+    frobenius   |R|²            2R
+    relative    r = |R|²/|W|²   2(R − rW)/|W|², orthogonal to W; in [0, 1], free of scale
+    auto        relative where a normalisation follows, frobenius elsewhere
+    lasso       |R|             R/|R|, 0 at 0: the group lasso, which chooses the layers that break
+                                the symmetry (exact zeros by `EquivarianceDecay(kind="lasso")`)
+
+    Over the parameters that require a gradient, a shared one once; `strength` may be a mapping from
+    paths. One projection a call, none in the backward pass, no graph; a second derivative
+    (`create_graph=True`) is right, and costs one more projection. P must be orthogonal. Autocast is
+    left inside. |R| is the norm of the difference, never the difference of norms.
+
+    Error: 1e-6 relative in float32, 1e-15 in float64; half-precision weights are read in float32.
+    Source: Berndt and Stühmer 2026, eq. 5 (there unsquared: `lasso`).
+
+    Raises:
+        ValueError: a negative strength or an unknown metric.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric={metric!r} was asked for: the metrics are {', '.join(METRICS)}.")
+    checked(strength)
+    pairs = live(model, targets_of(model) if targets is None else targets)
+    trained = [(t, w) for t, w in pairs if isinstance(w, nn.Parameter) and w.requires_grad]
+    if not trained:
+        warnings.warn(
+            f"Of {len(pairs)} targets none is a parameter that requires a gradient: the penalty "
+            "is 0.",
+            NoEffectWarning,
+            stacklevel=2,
+        )
+        return pairs[0][1].new_zeros((), dtype=torch.float32) if pairs else torch.zeros(())
+    terms = [(t.projector, strength_at(strength, t.path), _metric(t, metric)) for t, _ in trained]
+    return _Penalty.apply(terms, *[w for _, w in trained])  # type: ignore[no-any-return]
+
+
+def _metric(target: Target, metric: str) -> str:
+    if metric == "auto":
+        return "relative" if target.scale_free else "frobenius"
+    return metric
+
+
+def _square(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x).square()
+
+
+def _term(metric: str, weight: Tensor, rest: Tensor) -> tuple[Tensor, Tensor | float, Tensor | None]:
+    """(value, a, b) of one target: its gradient is aR + bW."""
+    size = torch.linalg.vector_norm(rest)
+    if metric == "frobenius":
+        return size.square(), 2.0, None
+    if metric == "lasso":
+        return size, torch.where(size > 0, 1 / size, 0), None
+    square = _square(weight)
+    square = torch.where(square > 0, square, torch.inf)
+    ratio = size.square() / square
+    return ratio, 2 / square, -2 * ratio / square
+
+
+class _Penalty(torch.autograd.Function):
+    """Σ λ · term over `weights`; one node of the graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, terms: list[tuple[Projector, float, str]], *weights: Tensor
+    ) -> Tensor:
+        """The value; R is kept for the gradient."""
+        total, kept = None, []
+        with torch.autocast(weights[0].device.type, enabled=False):
+            for (projector, strength, metric), held in zip(terms, weights, strict=True):
+                weight = wide(held)
+                rest = weight - projector(weight)
+                value = strength * _term(metric, weight, rest)[0]
+                total = value if total is None else total + value.to(total.device, total.dtype)
+                kept.append(rest)
+        ctx.terms = terms
+        ctx.save_for_backward(*weights, *kept)
+        assert total is not None
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """λ (aR + bW), from the kept R, or from W where a second derivative is wanted."""
+        count = len(ctx.terms)
+        weights, kept = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        found: list[Tensor | None] = [None]
+        with torch.autocast(weights[0].device.type, enabled=False):
+            for (projector, strength, metric), held, rest in zip(
+                ctx.terms, weights, kept, strict=True
+            ):
+                weight = wide(held)
+                if torch.is_grad_enabled():
+                    rest = weight - projector(weight)
+                _, a, b = _term(metric, weight, rest)
+                factor = strength * grad.to(weight.device, rest.real.dtype)
+                gradient = rest * (a * factor)
+                if b is not None:
+                    gradient = gradient + weight * (b * factor)
+                found.append(gradient.to(held.dtype))
+        return tuple(found)

@@ -1,0 +1,157 @@
+"""Regular channels: weights between copies of functions on the group, `channel = (l a j)`.
+
+With a ∈ G in the middle of the axis every slice is contiguous, and no entry is read twice:
+
+    ψ[c] = mean_a a⁻¹·W[a, ac]        (PW)[a, ac] = a·ψ[c]
+
+where a· turns the kernel. Where one side rests there is no c (lifting and pooling).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..grids import act_on_grid
+from ..groups import Group
+from ..representations import Regular
+from .projector import Projector, wide
+
+__all__ = ["Fields", "Side", "images_of"]
+
+CACHE = 1 << 19  # entries at a time
+
+
+@dataclass(frozen=True)
+class Side:
+    """An axis `(l a j)` of `before` · |G| · `after` channels; `before` alone where it rests."""
+
+    before: int
+    after: int = 1
+    moved: bool = True
+
+    def sizes(self, order: int) -> tuple[int, int, int]:
+        """l, a, j."""
+        return (self.before, order if self.moved else 1, self.after)
+
+
+@lru_cache(maxsize=64)
+def images_of(group: Group) -> tuple[tuple[int, ...], ...]:
+    """`images[k][h]`: the number of g_k h, in the order of `group.elements()`."""
+    matrices = Regular(group).matrix(group.elements())  # [k, h', h]
+    return tuple(tuple(row) for row in matrices.argmax(-2).tolist())
+
+
+@dataclass(frozen=True)
+class Fields(Projector):
+    """*P on `W[o, i, *sides]` between sides that are regular or rest*; for a bias, `i` is left out.
+
+    P² = P = Pᵀ. O(|W|) time whatever |G| is, temporary memory of one block.
+
+    Error: rounding of the dtype.
+    Source: Berndt and Stühmer 2026, §3; the layout is ours.
+    """
+
+    group: Group
+    out: Side
+    into: Side
+    kernel: tuple[int, ...] = ()
+
+    @property
+    def rank(self) -> int:
+        """Free orbits: |W| / |G|."""
+        order = len(images_of(self.group))
+        size = prod(self.out.sizes(order)) * prod(self.into.sizes(order)) * prod(self.kernel)
+        return size // order
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        view = self._view(wide(weight))
+        parts = [self._spread(self._mean(p), p) for p in view.split(self._rows(view), 2)]
+        return torch.cat(parts, 2).reshape(weight.shape).to(weight.dtype)
+
+    def lerp_(self, weight: Tensor, t: float) -> None:
+        weight = weight.detach()
+        held = weight if weight.is_contiguous() else weight.contiguous()
+        view = self._view(held)
+        for part in view.split(self._rows(view), 2):
+            wider = wide(part)
+            self._pull(self._mean(wider), wider, t)
+            if wider is not part:
+                part.copy_(wider)
+        if held is not weight:
+            weight.copy_(held)
+
+    def _view(self, weight: Tensor) -> Tensor:
+        """`[l, a, j, l', a', j', pixels]`."""
+        order = len(images_of(self.group))
+        return weight.reshape(*self.out.sizes(order), *self.into.sizes(order), prod(self.kernel))
+
+    def _rows(self, view: Tensor) -> int:
+        """Rows j of the outputs whose whole orbit fits the cache."""
+        return max(1, CACHE // max(1, view[:, :, :1].numel()))
+
+    def _pairs(self) -> list[tuple[int, list[tuple[int, int]]]]:
+        """For each a its place along the outputs, and (c, place of ac along the inputs)."""
+        images = images_of(self.group)
+        if not self.into.moved:
+            return [(a, [(0, 0)]) for a in range(len(images))]
+        if not self.out.moved:
+            return [(0, [(0, a)]) for a in range(len(images))]
+        return [(a, list(enumerate(row))) for a, row in enumerate(images)]
+
+    def _mean(self, view: Tensor) -> Tensor:
+        """*ψ[c, l, j, l', j', x] = mean_a a⁻¹·W[a, ac]*."""
+        turns = _turns(self.group, self.kernel, view.dtype, str(view.device))
+        total: Tensor | None = None
+        for (a, pairs), turn in zip(self._pairs(), turns, strict=True):
+            if len(pairs) > 1:  # all of W[a] is read
+                row = view[:, a] if turn is None else view[:, a] @ turn
+                blocks = [row[:, :, :, at] for _, at in pairs]
+            else:
+                block = view[:, a, :, :, pairs[0][1]]
+                blocks = [block if turn is None else block @ turn]
+            if total is None:
+                total = torch.stack(blocks)
+            else:
+                for mean, block in zip(total, blocks, strict=True):
+                    mean.add_(block)
+        assert total is not None
+        return total / len(turns)
+
+    def _turned(self, psi: Tensor, view: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """All (block of W at [a, ac], a·ψ[c])."""
+        turns = _turns(self.group, self.kernel, view.dtype, str(view.device))
+        found = []
+        for (a, pairs), turn in zip(self._pairs(), turns, strict=True):
+            moved = psi if turn is None else psi @ turn.mT
+            found += [(view[:, a, :, :, at], moved[c]) for c, at in pairs]
+        return found
+
+    def _spread(self, psi: Tensor, like: Tensor) -> Tensor:
+        found = torch.empty_like(like)
+        for block, mean in self._turned(psi, found):
+            block.copy_(mean)
+        return found
+
+    def _pull(self, psi: Tensor, view: Tensor, t: float) -> None:
+        for block, mean in self._turned(psi, view):
+            block.lerp_(mean, t)
+
+
+@lru_cache(maxsize=64)
+def _turns(
+    group: Group, kernel: tuple[int, ...], dtype: torch.dtype, device: str
+) -> tuple[Tensor | None, ...]:
+    """For each a the matrix *x ↦ a⁻¹·x* on rows of pixels; None where nothing moves."""
+    pixels = prod(kernel)
+    if pixels == 1:
+        return (None,) * len(images_of(group))
+    unit = torch.eye(pixels, dtype=dtype).reshape(pixels, *kernel)
+    moved = [act_on_grid(group, g, unit).flatten(1) for g in group.elements()]
+    return tuple(
+        None if torch.equal(m, unit.flatten(1)) else m.mT.contiguous().to(device) for m in moved
+    )

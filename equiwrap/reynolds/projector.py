@@ -1,0 +1,35 @@
+"""What every projection of weights is: linear, idempotent, and done in place where it decays."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+__all__ = ["Projector", "wide"]
+
+
+class Projector(ABC):
+    """*P: W ↦ ∫ ρ_out(g) W ρ_in(g)⁻¹ dg* on tensors of one shape; P² = P, and Pᵀ = P where said.
+
+    Arithmetic in float32 at least; the result has the dtype and device of W.
+    """
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """*dim im P = tr P*: the free numbers of an equivariant weight."""
+
+    @abstractmethod
+    def __call__(self, weight: Tensor) -> Tensor:
+        """*PW*, a new tensor; differentiable."""
+
+    @abstractmethod
+    def lerp_(self, weight: Tensor, t: float) -> None:
+        """*W ← W + t (PW − W)*, in place and without a graph: 1 is the hard projection."""
+
+
+def wide(weight: Tensor) -> Tensor:
+    """The weight in float32 at least."""
+    return weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
