@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["BATCH", "Atom", "Axis", "Block", "Untyped", "free", "letter", "name_of", "size_of"]
 
-MOVED = ("h", "w", "n", "v")
+MOVED = ("h", "w", "n", "v", "r")
 BATCH = "b"
 
 
 class Untyped(Exception):
     """No type can be given, with the reason; `fix` says what helps, `kind` which family it is.
 
-    `off` is (remainder, stride) of a sampling that is not centred.
+    `off` is (remainder, stride) of a sampling that is not centred; `lead` the number of parts into
+    which an axis of moved channels is cut, each of which may move by itself.
     """
 
     def __init__(
-        self, reason: str, fix: str = "", kind: str = "other", off: tuple[int, int] | None = None
+        self,
+        reason: str,
+        fix: str = "",
+        kind: str = "other",
+        off: tuple[int, int] | None = None,
+        lead: int = 0,
     ) -> None:
         super().__init__(reason)
-        self.reason, self.fix, self.kind, self.off = reason, fix, kind, off
+        self.reason, self.fix, self.kind, self.off, self.lead = reason, fix, kind, off, lead
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,16 @@ class Atom:
     """`size` entries; a flip of a grid atom sends entry i to (turn − i) mod size.
 
     `was`: the axis that a linear layer mixed into these entries, which rest (hidden tokens); or
-    (step, start) for every step-th pixel, which a flip sends to other ones.
+    (step, start) for every step-th pixel, which a flip sends to other ones. `images` of channels r:
+    element k sends entry i to images[k][i]. `origin`: the weights that made these channels.
     """
 
     name: str
     size: int
     turn: int = -1
     was: tuple[Any, ...] = ()
+    images: tuple[tuple[int, ...], ...] = ()
+    origin: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def centred(self) -> bool:
@@ -73,7 +82,7 @@ def letter(name: str, size: int) -> Axis:
         return ((Atom(name, size, size - 1),),)
     if name in ("n", "v", BATCH):
         return ((Atom(name, size),),)
-    if name in ("p", "a", "r", "d"):
+    if name in ("p", "a", "d"):
         raise Untyped(f"the letter {name} is not followed through a network")
     return free(size)
 

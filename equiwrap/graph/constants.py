@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..reynolds import orbit_mean, orbits_of
 from .kinds import Atom, Kind, Untyped, free, letter
 from .rules import Const
 
-__all__ = ["constant", "invariant", "run_constant", "settled"]
+__all__ = ["constant", "invariant", "run_constant", "settled", "whole_constant"]
 
 _MOVES = """view reshape permute transpose expand unsqueeze squeeze flatten unflatten getitem
 index_select flip roll narrow select chunk split unbind movedim repeat t expand_as view_as
@@ -36,10 +37,15 @@ Tables = dict[str, Tensor]
 def constant(value: Tensor, path: str) -> Const:
     """A parameter by its path; a buffer is a computed table, which is left as it is."""
     if not isinstance(value, nn.Parameter):
-        return Const(value.detach())
+        return Const(value.detach(), whole=path)
     labels = torch.arange(value.numel()).reshape(value.shape)
+    return replace(whole_constant(value, path), terms=((labels, path),))
+
+
+def whole_constant(value: nn.Parameter, path: str) -> Const:
+    """A parameter as it stands, without labels of its entries."""
     fixed = value.detach()
-    return Const(fixed, ((labels, path),), {path: fixed}, lambda tables: tables.get(path, fixed))
+    return Const(fixed, None, {path: fixed}, lambda tables: tables.get(path, fixed), path)
 
 
 def cached(value: Any, module: nn.Module, path: str) -> Any:

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ..grids import act_on_grid
 from ..groups import Elements, Group, Shifts
+from ..reynolds import images_of
 from ..signature import TensorType
 from .atoms import BATCH, Atom, Axis, Block, Untyped, free, letter, name_of, size_of, sizes_of
-from .moves import permute, pixels, signed, vectors
+from .moves import channels, number_of, permute, pixels, signed, vectors
 
 __all__ = [
     "BATCH",
@@ -107,7 +108,7 @@ class Kind:
         """The axes of height and width, where each is whole, unshifted and alone."""
         places = {}
         for i, axis in enumerate(self.axes):
-            for atom in (atom for block in axis for atom in block if atom.moved):
+            for atom in (a for block in axis for a in block if a.moved and a.name not in "rv"):
                 if len(axis) > 1 or len(axis[0]) > 1 or atom.name in places or not atom.centred:
                     return None
                 places[atom.name] = i
@@ -133,14 +134,27 @@ class Kind:
             return lambda x: self._interpolated(group, g, x)
         if group.permutes:
             return lambda x: self._blocks(x, lambda t, atoms: permute(t, atoms, g))
-        if any(a.name == "v" for axis in self.axes for b in axis for a in b):
-            return lambda x: self._blocks(x, lambda t, atoms: vectors(t, atoms, group, g))
-        if not any(a.name in ("h", "w") for axis in self.axes for b in axis for a in b):
-            return lambda x: x  # rows under a group that does not permute them
-        if group.lattice:
+        names = {a.name for axis in self.axes for block in axis for a in block if a.moved}
+        steps: list[Callable[[Tensor, list[Atom]], Tensor]] = []
+        if names & {"h", "w"}:
+            if not group.lattice:
+                return lambda x: self._interpolated(group, g, x)
             swap, flips = signed(group, g)
-            return lambda x: self._blocks(x, lambda t, atoms: pixels(t, atoms, swap, flips))
-        return lambda x: self._interpolated(group, g, x)
+            steps.append(lambda t, atoms: pixels(t, atoms, swap, flips))
+        if "v" in names:
+            steps.append(lambda t, atoms: vectors(t, atoms, group, g))
+        if "r" in names:
+            k = number_of(group, g)
+            steps.append(lambda t, atoms: channels(t, atoms, k))
+        if not steps:
+            return lambda x: x  # rows under a group that does not permute them
+
+        def move(t: Tensor, atoms: list[Atom]) -> Tensor:
+            for step in steps:
+                t = step(t, atoms)
+            return t
+
+        return lambda x: self._blocks(x, move)
 
     def _interpolated(self, group: Group, g: Elements, x: Tensor) -> Tensor:
         order = self.plain_grid()
@@ -178,7 +192,7 @@ def _written(terms: Any, size: int, group: Group) -> Axis:
     if terms == (("h", "w"),):
         side = math.isqrt(size)
         return ((*letter("h", side)[0], *letter("w", side)[0]),)
-    lengths = {"v": group.dim}
+    lengths = {"v": group.dim} | ({"r": group.order} if group.order else {})
     known = [[int(n) if n.isdigit() else lengths.get(n) for n in term] for term in terms]
     if len(terms) == 1 and known[0].count(None) <= 1:
         rest = math.prod(n for n in known[0] if n)
@@ -186,9 +200,15 @@ def _written(terms: Any, size: int, group: Group) -> Axis:
     if any(n is None for term in known for n in term):
         raise Untyped("a sum of unknown sizes on one axis is not followed through a network")
     return tuple(
-        tuple(atom for n, s in zip(term, part, strict=True) for atom in letter(n, s or 1)[0])
+        tuple(atom for n, s in zip(term, part, strict=True) for atom in _atoms(n, s or 1, group))
         for term, part in zip(terms, known, strict=True)
     )
+
+
+def _atoms(name: str, size: int, group: Group) -> Block:
+    if name == "r" and group.order == size:
+        return (Atom("r", size, images=images_of(group)),)
+    return letter(name, size)[0]
 
 
 def phases(kind: Kind) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from ..grids import act_on_grid
 from ..groups import Elements, Group
 from .atoms import Atom, Untyped
 
-__all__ = ["permute", "pixels", "signed", "vectors"]
+__all__ = ["channels", "number_of", "permute", "pixels", "signed", "vectors"]
 
 
 def signed(group: Group, g: Elements) -> tuple[bool, tuple[bool, bool]]:
@@ -72,15 +72,23 @@ def permute(x: Tensor, atoms: Sequence[Atom], g: Any) -> Tensor:
 
 
 def vectors(x: Tensor, atoms: Sequence[Atom], group: Group, g: Any) -> Tensor:
-    """Vectors by their matrix.
-
-    Raises:
-        Untyped: they lie on a grid.
-    """
+    """Vectors by their matrix."""
     matrix = (g[0] if isinstance(g, tuple) else g).reshape(group.dim, group.dim).to(x)
     for i, atom in enumerate(atoms):
         if atom.name == "v":
             x = torch.tensordot(x, matrix, dims=([i], [1])).movedim(-1, i)
-        elif atom.name in ("h", "w"):
-            raise Untyped("has vectors on a grid, which is not followed through a network")
+    return x
+
+
+def number_of(group: Group, g: Elements) -> int:
+    """The number of an element in the order of `group.elements()`."""
+    return int((group.elements() - g.cpu()).abs().flatten(1).sum(1).argmin())  # type: ignore[union-attr]
+
+
+def channels(x: Tensor, atoms: Sequence[Atom], k: int) -> Tensor:
+    """Copies of functions on the group, moved by element k."""
+    for i, atom in enumerate(atoms):
+        if atom.name == "r":
+            index = torch.tensor(atom.images[k], device=x.device).argsort()
+            x = x.index_select(i, index)
     return x

@@ -9,6 +9,7 @@ how. The rules propose; `snap` decides.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..signature import Signature
 from . import rules_contract, rules_parts, rules_resize, rules_window  # noqa: F401  they enter rules
 from .captured import record
 from .constants import cached, constant, invariant, run_constant, settled
+from .hidden import Hidden, channels_of, rested
 from .kinds import Kind, Untyped
 from .level import Output, class_of, leaves_of
 from .plan import Plan, Shape
@@ -34,27 +36,55 @@ from .walk import Node, attribute, describe, read, runner
 
 __all__ = ["Site", "Typing", "generators", "propagate"]
 
+WALKS = 30
 LIKE = ("to", "type_as", "expand_as", "view_as", "reshape_as")  # a tensor shows what is wanted
 
 
 def propagate(
-    model: nn.Module, signature: Signature, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module,
+    signature: Signature,
+    inputs: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    hidden: Hidden | str = "trivial",
 ) -> Typing:
     """The type of every node of a model on this example.
+
+    `hidden`: "trivial" lets channels rest; "regular" tries copies of the regular representation
+    (`hidden.py`), and walks again until no layer is in the way of them.
 
     Raises:
         CaptureError: the model does not run on the example.
     """
     walk = record(model, inputs, kwargs)
-    found = Typing(_bound(signature, inputs), signature, walk)
+    with torch.no_grad():
+        warm = warmed(twin_of(model, False), fresh(inputs), fresh(kwargs))
+    group = _bound(signature, inputs)
+    given = hidden if isinstance(hidden, Hidden) else Hidden(group, hidden)
+    for _ in range(WALKS):
+        found = Typing(group, signature, walk, given)
+        _typed(model, found, warm, inputs, kwargs)
+        if not given.settle():
+            break
+    return found
+
+
+def _typed(
+    model: nn.Module, found: Typing, warm: nn.Module, inputs: tuple[Any, ...], kwargs: Any
+) -> None:
+    """One walk; outputs that the signature moves otherwise are claimed."""
+    signature = found.signature
     values = [_input(kind, x) for (_, kind), x in zip(signature.inputs, inputs, strict=False)]
     values += [_unknown(x) for x in inputs[len(values) :]]
     named = {name: _unknown(x) for name, x in kwargs.items()}
     with torch.no_grad():
-        warm = warmed(twin_of(model, False), fresh(inputs), fresh(kwargs))
         out = _Walker(model, found, warm).container("", tuple(values), named)
     found.output = tree_map(_finished, out, is_leaf=lambda part: isinstance(part, Kind))
-    return found
+    leaves = tree_leaves(found.output, is_leaf=lambda part: isinstance(part, (Kind, Untyped)))
+    for leaf, (_, kind) in zip(leaves, signature.outputs, strict=False):
+        with contextlib.suppress(Untyped):
+            if isinstance(leaf, Kind) and not kind.untouched and signature.form != "infer":
+                found.hidden.claim(leaf, Kind.of(kind, leaf.shape))
 
 
 def _bound(signature: Signature, inputs: tuple[Any, ...]) -> Group:
@@ -93,7 +123,7 @@ class _Walker:
     def __init__(self, model: nn.Module, typing: Typing, warm: nn.Module) -> None:
         self.model, self.typing, self.walk, self.warm = model, typing, typing.walk, warm
         self.counts: Counter[str] = Counter()
-        held = [*model.named_modules(), *model.named_parameters()]
+        held = [*model.named_modules(), *model.named_parameters(), *model.named_buffers()]
         self.names = {id(part): name for name, part in held}  # one name where a part is shared
         group = typing.group
         self.swaps = group.lattice and group.dim == 2 and not group.permutes and swaps_axes(group)
@@ -157,17 +187,43 @@ class _Walker:
         if not inner and (likened or not typed):
             args = tree_map(_example, args, is_leaf=lambda leaf: isinstance(leaf, (Const, Kind)))
             return _computed(operation, runner(node, module), args, kwargs, example)
-        asked = Call(operation, tuple(args), dict(kwargs), example, child, path, self.swaps)
-        found, why = self._apply(asked, inner, path, args, kwargs, example)
+        found, why, asked = self._apply(operation, child, inner, path, args, kwargs, example)
         if _tensors(example) and not isinstance(found, Const):
             self._enter(at, operation, found, why, asked, inner, args, kwargs)
         return found
 
     def _apply(
-        self, asked: Call, inner: bool, path: str, args: Any, kwargs: Any, example: Any
+        self,
+        name: str,
+        child: Any,
+        inner: bool,
+        path: str,
+        args: Any,
+        kwargs: Any,
+        example: Any,
+    ) -> tuple[Any, Untyped | None, Call]:
+        """The rule's answer; where channels are in its way, once more with these cut or at rest."""
+        hidden, still = self.typing.hidden, None
+        for attempt in range(3):
+            asked = Call(name, tuple(args), dict(kwargs), example, child, path, self.swaps)
+            asked.hidden, asked.still = hidden, still
+            found, why = self._asked(asked, inner, args, kwargs, example)
+            if why is None or inner:
+                break
+            if attempt == 0 and hidden.conflict((args, kwargs), why):
+                args, kwargs = rested((args, kwargs), why, hidden.images)
+                continue
+            made = [axis for axis in asked.made if channels_of(axis)]
+            if still or not made:
+                break
+            still = [hidden.clash(axis, why) for axis in made] and why
+        return found, why, asked
+
+    def _asked(
+        self, asked: Call, inner: bool, args: Any, kwargs: Any, example: Any
     ) -> tuple[Any, Untyped | None]:
         try:
-            found = self.container(path, args, kwargs) if inner else _rule(asked)(asked)
+            found = self.container(asked.path, args, kwargs) if inner else _rule(asked)(asked)
             for const, kind in asked.demands:
                 self._demand(const, kind)
         except Untyped as why:
@@ -199,6 +255,8 @@ class _Walker:
                 self.typing.tables.append((source, labels, kind))
             return
         group, elements = self.typing.group, generators(self.typing.group)
+        if const.remake and any(map(channels_of, kind.axes)):
+            raise Untyped("computes a weight between channels that the group moves")
         if not invariant(group, elements, const.value, kind):
             tables = settled(group, elements, const, kind) if const.remake else None
             if tables is None:
@@ -220,10 +278,13 @@ class _Walker:
         args: Any,
         kwargs: Any,
     ) -> None:
-        weights = [*asked.kernels]
+        weights = [*asked.kernels, *(path for path, _ in asked.whole)]
         weights += [source for const, _ in asked.demands for _, source in const.terms or ()]
         if why is None:
             self.typing.kernels |= set(asked.kernels)
+            for path, kind in asked.whole:
+                kinds = self.typing.whole.setdefault(path, [])
+                kinds += [kind] if kind not in kinds else []
         self.typing.sites[at.key] = Site(
             at,
             operation,

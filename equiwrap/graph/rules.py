@@ -7,11 +7,12 @@ Nothing here is trusted: `snap` projects a copy of the model and compares every 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from .hidden import Hidden, channels_of
 from .kinds import BATCH, Axis, Kind, Untyped, free
 
 __all__ = ["LAYERS", "RULES", "Call", "Const", "layer", "operation"]
@@ -27,13 +28,14 @@ class Const:
 
     `terms` are (labels, path) of the tables that it is a sum of: which entry of the table lies
     where. None where it was computed in another way: `remake` computes it from other values of
-    the tables in `sources`.
+    the tables in `sources`. `whole`: the path of the parameter or buffer that it is as it stands.
     """
 
     value: Tensor
     terms: tuple[tuple[Tensor, str], ...] | None = None
     sources: dict[str, Tensor] = field(default_factory=dict)
     remake: Callable[[dict[str, Tensor]], Tensor] | None = None
+    whole: str | None = None
 
     @property
     def source(self) -> str | None:
@@ -54,6 +56,10 @@ class Call:
     swaps: bool = True  # the group exchanges height and width
     demands: list[tuple[Const, Kind]] = field(default_factory=list)
     kernels: list[str] = field(default_factory=list)
+    whole: list[tuple[str, Kind]] = field(default_factory=list)
+    hidden: Hidden | None = None
+    made: list[Axis] = field(default_factory=list)
+    still: Untyped | None = None  # what was in the way of the channels that this layer makes
     broken: list[Untyped] = field(default_factory=list)
     loose: bool = False  # one of its operands cannot be moved by itself
 
@@ -78,10 +84,24 @@ class Call:
         """The type goes on, and this node breaks the symmetry whatever its weights are."""
         self.broken.append(Untyped(reason, fix, kind, off))
 
-    def demand(self, const: Const, kind: Kind) -> None:
-        """A constant must be invariant as a tensor of this type."""
-        if kind.moves:
+    def demand(self, const: Const, kind: Kind, *, statistic: bool = False) -> None:
+        """A constant must be invariant as a tensor of this type; a statistic is one of training."""
+        if not kind.moves:
+            return
+        learned = statistic or (const.remake is not None and const.whole is not None)
+        if const.whole is not None and learned and any(map(channels_of, kind.axes)):
+            self.whole.append((const.whole, kind))
+        else:
             self.demands.append((const, kind))
+
+    def fresh(self, weight: Const | None, size: int) -> Axis:
+        """The channels that a layer with this weight makes."""
+        path = next(iter(weight.sources), None) if weight is not None else None
+        if self.hidden is None or path is None:
+            return free(size)
+        axis = self.hidden.axis(path, size)
+        self.made.append(axis)
+        return axis if self.still is None else self.hidden.clash(axis, self.still)
 
 
 def operation(*names: str) -> Callable[[Rule], Rule]:
@@ -117,6 +137,11 @@ def dims_of(kind: Kind, dims: Any) -> list[int]:
     if dims is None:
         return list(range(len(kind.axes)))
     return [axis_at(kind, d) for d in (dims if isinstance(dims, (tuple, list)) else (dims,))]
+
+
+def plain_or_channels(axis: Axis) -> bool:
+    """True for channels that rest or are copies of r or v."""
+    return all(atom.name in "rv" for block in axis for atom in block if atom.moved)
 
 
 def rests(axis: Axis) -> bool:
@@ -192,8 +217,22 @@ def _joined(axes: Sequence[Axis], call: Call) -> Axis | None:
     if any(rests(axis) for axis in wide):
         raise Untyped("combines an axis that the group moves with one that it does not")
     if any(axis != moved[0] for axis in moved):
-        raise Untyped("combines two axes that the group moves differently")
-    return moved[0]
+        leads = [axis[0][0].size for axis in moved if len(axis) == 1 and not axis[0][0].name]
+        raise Untyped(
+            "combines two axes that the group moves differently", lead=max(leads, default=0)
+        )
+    return blend(moved)
+
+
+def blend(axes: Sequence[Axis]) -> Axis:
+    """Equal axes as one, which all their sources have made."""
+    return tuple(
+        tuple(
+            replace(atoms[0], origin=frozenset().union(*[atom.origin for atom in atoms]))
+            for atoms in zip(*blocks, strict=True)
+        )
+        for blocks in zip(*axes, strict=True)
+    )
 
 
 def paired(kind: Kind) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .constants import constant
+from .constants import constant, whole_constant
 from .kinds import Atom, Kind, Untyped, free
 from .regroup import whole_grid
 from .rules import (
@@ -35,7 +35,7 @@ clamp_ clamp_min nan_to_num logsigmoid softsign expm1 requires_grad_ cuda cpu so
 tanhshrink sigmoid_ tanh_ mish_ softmax log_softmax normalize native_dropout feature_dropout"""
 _BINARY = """add add_ sub sub_ mul mul_ div div_ true_divide pow maximum minimum where lerp addcmul
 __radd__ __rsub__ __rmul__ __rtruediv__ __rdiv__ rsub atan2 fmod remainder eq ne lt le gt ge
-masked_fill masked_fill_ logical_and logical_or logical_not bitwise_and bitwise_or prelu __and__
+masked_fill masked_fill_ logical_and logical_or logical_not bitwise_and bitwise_or __and__
 __or__ floor_divide multiply subtract divide"""
 
 
@@ -77,9 +77,36 @@ def normalise(call: Call) -> Any:
     Raises:
         Untyped: the channels move.
     """
+    tables = [call.arg(at, name) for at, name in _NORMALISED[call.name]]
+    groups = call.arg(1, "num_groups", 1) if call.name == "group_norm" else 1
+    return _normalised(call, tables, groups)
+
+
+_NORMALISED = {
+    "batch_norm": ((1, "running_mean"), (2, "running_var"), (3, "weight"), (4, "bias")),
+    "instance_norm": ((1, "running_mean"), (2, "running_var"), (3, "weight"), (4, "bias")),
+    "group_norm": ((2, "weight"), (3, "bias")),
+}
+
+
+def _normalised(call: Call, tables: list[Any], groups: int = 1) -> Kind:
+    """Statistics and parameters follow the channels; groups are whole fields.
+
+    Raises:
+        Untyped: the channels are pixels, or groups cut across fields.
+    """
     kind = call.kind()
-    if not rests(kind.axes[1]):
+    channels = kind.axes[1]
+    if not all(atom.name == "r" for block in channels for atom in block if atom.moved):
         raise Untyped("normalises with parameters along an axis that the group moves")
+    first = channels[0][0]
+    if groups > 1 and not rests(channels) and (len(channels) > 1 or first.name):
+        raise Untyped("normalises groups of channels, which the group moves", lead=groups)
+    if groups > 1 and not rests(channels) and first.size % groups:
+        raise Untyped("normalises groups of channels, which the group moves", lead=groups)
+    for table in tables:
+        if isinstance(table, Const):
+            call.demand(table, Kind((channels,)), statistic=True)
     return kind
 
 
@@ -109,10 +136,20 @@ def linear(call: Call) -> Any:
     if isinstance(weight, Kind):
         raise Untyped("multiplies by a weight that depends on the input")
     was = last[0][0].was if idle(last) and len(last) == 1 else ()
-    if idle(last) and not (was and length(was) == size):
-        return Kind((*kind.axes[:-1], free(size)))
-    atoms = [atom.name for block in last for atom in block]
-    if counts(last) or "v" in atoms or not isinstance(weight, Const):
+    fresh = call.fresh(weight if isinstance(weight, Const) else None, size)
+    restored = was and length(was) == size
+    names = {atom.name for block in last for atom in block if atom.moved}
+    tokens = all(atom.name in ("h", "w", "n") for block in last for atom in block)
+    mixes = names <= {"r"} or (not rests(fresh) and not tokens)
+    if mixes and not restored and not counts(last):
+        if isinstance(weight, Const) and not (rests(last) and rests(fresh)):
+            call.demand(weight, Kind((fresh, last)))
+            if isinstance(bias, Const):
+                call.demand(bias, Kind((fresh,)))
+        elif not idle(last):
+            raise Untyped("multiplies moved channels by something that is no parameter")
+        return Kind((*kind.axes[:-1], fresh))
+    if counts(last) or "v" in names or not isinstance(weight, Const):
         raise Untyped(
             "a linear layer mixes the components of vectors",
             "average the model (method='average'), or use layers of a vector network",
@@ -158,16 +195,19 @@ def reduce(call: Call) -> Any:
 def linear_layer(call: Call) -> Any:
     """As `linear`."""
     last = call.kind().axes[-1]
-    if idle(last) and not (len(last) == 1 and last[0][0].was):
-        return linear(call)  # tables of all weights are built only where one is asked for
-    call.args = (call.args[0], own(call, "weight"), own(call, "bias"))
+    pixels = (len(last) == 1 and last[0][0].was) or any(
+        atom.name in ("h", "w", "n") for block in last for atom in block
+    )  # labels of all weights are built only where they are asked for
+    call.args = (call.args[0], own(call, "weight", labels=pixels), own(call, "bias"))
     return linear(call)
 
 
-def own(call: Call, name: str) -> Const | None:
-    """A parameter of the layer."""
-    value = getattr(call.module, name, None)
-    return None if value is None else constant(value, f"{call.path}.{name}")
+def own(call: Call, name: str, *, labels: Any = True) -> Const | None:
+    """A parameter or a statistic of the layer."""
+    value, path = getattr(call.module, name, None), f"{call.path}.{name}"
+    if isinstance(value, nn.Parameter) and not labels:
+        return whole_constant(value, path)
+    return None if value is None else constant(value, path)
 
 
 @layer(nn.LayerNorm, nn.RMSNorm)
@@ -187,12 +227,20 @@ def layer_norm_layer(call: Call) -> Any:
     nn.LocalResponseNorm,
 )
 def norm_layer(call: Call) -> Any:
-    """As `normalise`."""
-    return normalise(call)
+    """As `normalise`.
+
+    Raises:
+        Untyped: neighbouring channels that move are normalised.
+    """
+    names = ("weight", "bias", "running_mean", "running_var")
+    groups = call.module.num_groups if isinstance(call.module, nn.GroupNorm) else 1
+    if isinstance(call.module, nn.LocalResponseNorm) and not rests(call.kind().axes[1]):
+        raise Untyped("normalises over neighbouring channels, which the group moves")
+    return _normalised(call, [own(call, name) for name in names], groups)
 
 
 _POINTWISE = (
-    *(nn.ReLU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.ELU, nn.SELU, nn.CELU, nn.PReLU),
+    *(nn.ReLU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.ELU, nn.SELU, nn.CELU),
     *(nn.LeakyReLU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.ReLU6, nn.Softplus, nn.Identity),
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Softmax, nn.LogSoftmax, nn.Softsign),
 )
@@ -202,6 +250,22 @@ _POINTWISE = (
 def pointwise_layer(call: Call) -> Any:
     """As `pointwise`."""
     return pointwise(call)
+
+
+@operation("prelu")
+def prelu(call: Call) -> Any:
+    """Slopes along the channels."""
+    kind, slopes = call.kind(), call.arg(1, "weight")
+    if isinstance(slopes, Const) and slopes.value.numel() > 1:
+        call.demand(slopes, Kind((kind.axes[1],)))
+    return kind
+
+
+@layer(nn.PReLU)
+def prelu_layer(call: Call) -> Any:
+    """As `prelu`."""
+    call.args = (call.args[0], own(call, "weight"))
+    return prelu(call)
 
 
 @operation(

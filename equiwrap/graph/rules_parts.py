@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from .kinds import Atom, Axis, Kind, Untyped, free, size_of
+from .hidden import channels_of
+from .kinds import Atom, Axis, Block, Kind, Untyped, free, size_of
 from .rules import Call, Const, axis_at, counts, dims_of, idle, length, operation, rests
 from .rules_shape import permute
 
@@ -15,13 +18,21 @@ __all__: list[str] = []
 
 @operation("split", "chunk", "tensor_split", "split_with_sizes")
 def split(call: Call) -> Any:
-    """Parts along one axis: of an axis that rests, or whole blocks of a direct sum."""
+    """Parts along one axis: of an axis that rests, or whole blocks of a direct sum.
+
+    Raises:
+        Untyped: channels that move are cut across their fields.
+    """
     kind = call.kind()
     at = axis_at(kind, call.arg(2, "dim", 0))
-    found, start = [], 0
+    found: list[Any] = []
+    start = 0
     for shape in call.shape:
         found.append(_part(kind, at, start, start + shape[at]))
         start += shape[at]
+    if channels_of(kind.axes[at]) and any(isinstance(part, Untyped) for part in found):
+        lead = length(kind.axes[at]) // math.gcd(*[shape[at] for shape in call.shape])
+        raise Untyped("takes apart channels that the group moves", lead=lead)
     return tuple(found)
 
 
@@ -40,10 +51,21 @@ def _part(kind: Kind, at: int, start: int, stop: int) -> Any:
                 kept.append(free(inside)[0])
             elif start <= place and place + size <= stop:
                 kept.append(block)
+            elif some := _fields(block, max(start - place, 0), min(stop - place, size)):
+                kept.append(some)
             else:
                 return Untyped("takes a part of an axis that the group moves", kind="flatten")
         place += size
     return Kind((*kind.axes[:at], tuple(kept), *kind.axes[at + 1 :]))
+
+
+def _fields(block: Block, start: int, stop: int) -> Block | None:
+    """Some of the copies of a block whose first atom counts them; None where they are cut."""
+    first, each = block[0], size_of(block[1:])
+    if first.name or start % each or stop % each:
+        return None
+    count = (stop - start) // each
+    return (replace(first, size=count), *block[1:]) if count > 1 else block[1:]
 
 
 @operation("unbind")
@@ -183,6 +205,9 @@ def _sliced(axis: Axis, item: slice) -> Axis:
     if plain and count * step == length(axis):
         return ((Atom(atom.name, count, count - 1, (step, start)),),)
     part = _part(Kind((axis,)), 0, start, stop)
+    if channels_of(axis) and isinstance(part, Untyped):
+        lead = length(axis) // math.gcd(length(axis), start, stop)
+        raise Untyped("takes a part of channels that the group moves", lead=lead)
     if step != 1 or isinstance(part, Untyped):
         raise Untyped(
             f"keeps pixels {start}:{stop}:{step} of an axis that the group moves",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from .hidden import channels_of
 from .kinds import Atom, Axis, Kind, Untyped, free, phases, size_of
 from .regroup import merge, regroup, whole_grid
 from .rules import (
@@ -37,8 +39,32 @@ __all__: list[str] = []
     "reshape_as",
 )
 def reshape(call: Call) -> Any:
-    """Axes are cut and joined in order."""
-    return regroup(call.kind(), call.shape)
+    """Axes are cut and joined in order.
+
+    Raises:
+        Untyped: the new axes cut across the old ones; `lead` says how channels are cut.
+    """
+    kind = call.kind()
+    try:
+        return regroup(kind, call.shape)
+    except Untyped as why:
+        why.lead = _lead(kind, tuple(call.shape))
+        raise
+
+
+def _lead(kind: Kind, shape: tuple[int, ...]) -> int:
+    """Into how many parts a new shape cuts an axis of moved channels; 0 where it does not."""
+    for at, axis in enumerate(kind.axes):
+        if not channels_of(axis):
+            continue
+        before, size = math.prod(kind.shape[:at]), length(axis)
+        for start in range(len(shape)):
+            if math.prod(shape[:start]) != before:
+                continue
+            for stop in range(start + 2, len(shape) + 1):
+                if math.prod(shape[start:stop]) == size:
+                    return size // shape[stop - 1]
+    return 0
 
 
 @layer(nn.Flatten, nn.Unflatten)

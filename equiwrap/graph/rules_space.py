@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .constants import constant
+from .constants import constant, whole_constant
 from .kinds import Atom, Axis, Kind, Untyped, free, letter
 from .regroup import whole_grid
-from .rules import Call, Const, layer, length, operation, rests
+from .rules import Call, Const, layer, length, operation, plain_or_channels, rests
+from .rules_maps import own
 
 __all__: list[str] = []
 
@@ -42,17 +43,16 @@ def grid(call: Call, *, moved: bool = False) -> Kind:
             raise Untyped("works on a grid that is cut or turned")
         if length(axis) > 1 and not atoms[0].centred:
             raise Untyped("works on a shifted grid")
-    if not (moved or rests(kind.axes[1])):
+    if not (moved or plain_or_channels(kind.axes[1])):
         raise Untyped("works on channels that the group moves")
     return kind
 
 
-def resized(call: Call, kind: Kind, channels: int | None = None) -> Kind:
-    """The same image with the sizes of the result."""
+def resized(call: Call, kind: Kind, channels: Axis | None = None) -> Kind:
+    """The same image with the sizes of the result, on other channels where they are given."""
     sizes = call.shape[-2:]
     axes = [((Atom(n, s, s - 1),),) for n, s in zip("hw", sizes, strict=True)]
-    first = kind.axes[1] if channels is None else ((Atom("", channels),),)
-    return Kind((kind.axes[0], first, *axes))
+    return Kind((kind.axes[0], kind.axes[1] if channels is None else channels, *axes))
 
 
 def aligned(call: Call, kind: Kind, k: Any, s: Any, p: Any, d: Any) -> None:
@@ -91,6 +91,7 @@ def conv(call: Call) -> Any:
         raise Untyped("convolves with a kernel that depends on the input")
     stride, padding = call.arg(3, "stride", 1), call.arg(4, "padding", 0)
     dilation, groups = call.arg(5, "dilation", 1), call.arg(6, "groups", 1)
+    call.kwargs = {"bias": call.arg(2, "bias")}
     return _conv(call, weight, stride, padding, dilation, groups)
 
 
@@ -98,22 +99,25 @@ def conv(call: Call) -> Any:
 def conv_layer(call: Call) -> Any:
     """As `conv`; its weight is a kernel that the group turns."""
     m: Any = call.module
-    return _conv(call, _own(call), m.stride, m.padding, m.dilation, m.groups)
+    weight = _own(call)
+    call.kwargs = {"bias": own(call, "bias")}
+    return _conv(call, weight, m.stride, m.padding, m.dilation, m.groups)
 
 
 def _own(call: Call) -> Const:
-    """The kernel of a layer; a table of its entries only where channels move."""
+    """The kernel of a layer; a table of its entries only where channels are pixels."""
     weight, path = call.module.weight, f"{call.path}.weight"  # type: ignore[union-attr]
-    if isinstance(weight, nn.Parameter) and rests(call.kind().axes[1]):
-        return Const(weight.detach(), None, {path: weight.detach()})  # as it stands
+    if isinstance(weight, nn.Parameter) and plain_or_channels(call.kind().axes[1]):
+        return whole_constant(weight, path)
     return constant(weight, path)  # type: ignore[arg-type]
 
 
 def _conv(call: Call, weight: Const, s: Any, p: Any, d: Any, groups: int) -> Kind:
     k = tuple(weight.value.shape[2:])
-    if max(*k, *pair(s)) == 1 and p in (0, (0, 0), "valid", "same") and rests(call.kind().axes[1]):
-        b, _, *rest = call.kind().axes  # pixel by pixel, whatever the pixels are
-        return Kind((b, free(call.shape[1]), *rest))
+    still = p in (0, (0, 0), "valid", "same") and plain_or_channels(call.kind().axes[1])
+    if max(*k, *pair(s)) == 1 and still:
+        b, channels, *rest = call.kind().axes  # pixel by pixel, whatever the pixels are
+        return Kind((b, mixed(call, weight, channels, groups), *rest))
     kind = grid(call, moved=groups == 1)
     if p == "same":
         span = [dd * (kk - 1) for kk, dd in zip(k, pair(d), strict=True)]
@@ -126,25 +130,90 @@ def _conv(call: Call, weight: Const, s: Any, p: Any, d: Any, groups: int) -> Kin
         p = tuple(x // 2 for x in span)
     p = 0 if p == "valid" else p
     aligned(call, kind, k, s, p, d)
-    if max(kind.shape[2:]) > 1 or not rests(kind.axes[1]):
-        turned(call, weight, kind.axes[1])
-    return resized(call, kind, call.shape[1])
+    point = max(kind.shape[2:]) == 1
+    return resized(call, kind, mixed(call, weight, kind.axes[1], groups, point=point))
 
 
-def turned(call: Call, weight: Const, channels: Axis) -> None:
-    """A kernel `[o, i, h, w]` must be symmetric; jointly with channels that move."""
-    out, _, *k = weight.value.shape
-    if rests(channels) and (max(k) == 1 or (call.swaps and k[0] != k[1])):
-        return  # one pixel; or a window that breaks the symmetry, which `aligned` has said
-    if rests(channels) and whole_table(weight):
-        call.kernels += weight.sources
-        return
-    inside = free(weight.value.shape[1]) if rests(channels) else channels
-    call.demand(weight, Kind((free(out), inside, letter("h", k[0]), letter("w", k[1]))))
+def mixed(
+    call: Call,
+    weight: Const,
+    channels: Axis,
+    groups: int,
+    *,
+    point: bool = False,
+    up: bool = False,
+) -> Axis:
+    """The channels that come out of a kernel `[o, i, h, w]`, which must be symmetric with them.
+
+    Raises:
+        Untyped: groups of channels cut across those that move.
+    """
+    count = call.shape[1]
+    k = weight.value.shape[2:]
+    out, inside = call.fresh(weight, count), channels
+    if groups > 1:
+        out, inside = _grouped(call, channels, out, groups)
+    bias = call.kwargs.get("bias")
+    if isinstance(bias, Const):
+        call.demand(bias, Kind((out,)))
+    if rests(out) and rests(inside):
+        broken = max(k) == 1 or (call.swaps and k[0] != k[1])  # `aligned` has said the second
+        if not (broken or point):
+            if whole_table(weight):
+                call.kernels += weight.sources
+            else:
+                _demand(call, weight, out, inside, up)
+        return out
+    _demand(call, weight, out, inside, up)
+    return out
+
+
+def _demand(call: Call, weight: Const, out: Axis, inside: Axis, up: bool) -> None:
+    first, second, *k = weight.value.shape
+    sides = [out, inside] if not up else [inside, out]
+    sides = [
+        axis if length(axis) == n else free(n)
+        for axis, n in zip(sides, (first, second), strict=True)
+    ]
+    call.demand(weight, Kind((*sides, letter("h", k[0]), letter("w", k[1]))))
+
+
+def _grouped(call: Call, channels: Axis, out: Axis, groups: int) -> tuple[Axis, Axis]:
+    """(outputs, inputs of one group): each channel by itself, or groups of whole fields.
+
+    Raises:
+        Untyped: groups of channels cut across those that move.
+    """
+    count = call.shape[1]
+    inside = length(channels) // groups
+    if rests(channels) and rests(out):
+        return out, free(inside)
+    if inside == 1 and count == groups:
+        return channels, free(1)  # depthwise: what comes out moves as what goes in
+    why = Untyped("convolves groups of channels, which the group moves", lead=groups)
+    if not _whole(channels, groups):
+        raise why
+    if not _whole(out, groups) and call.hidden is not None:
+        out = call.hidden.clash(out, why)
+    if not _whole(out, groups):
+        raise why
+    if rests(channels):
+        return out, free(inside)
+    rest = Atom("", channels[0][0].size // groups)
+    block = (rest, *channels[0][1:]) if rest.size > 1 else channels[0][1:]
+    return out, (block,)
+
+
+def _whole(axis: Axis, groups: int) -> bool:
+    """True where every group holds whole fields."""
+    first = axis[0][0]
+    return rests(axis) or (len(axis) == 1 and not first.name and first.size % groups == 0)
 
 
 def whole_table(const: Const) -> bool:
     """True for a parameter as it stands."""
+    if const.whole is not None:
+        return const.remake is not None
     if const.terms is None or const.source is None:
         return const.remake is None and len(const.sources) == 1
     labels = const.terms[0][0]
@@ -161,19 +230,30 @@ def conv_transpose(call: Call) -> Any:
     weight = call.arg(1, "weight")
     if not isinstance(weight, Const):
         raise Untyped("convolves with a kernel that depends on the input")
-    return _up(call, weight, call.arg(5, "output_padding", 0))
+    extra, groups = call.arg(5, "output_padding", 0), call.arg(6, "groups", 1)
+    call.kwargs = {"bias": call.arg(2, "bias")}
+    return _up(call, weight, extra, groups)
 
 
 @layer(nn.ConvTranspose2d)
 def conv_transpose_layer(call: Call) -> Any:
     """As `conv_transpose`."""
     m: Any = call.module
-    return _up(call, _own(call), m.output_padding)
+    weight = _own(call)
+    call.kwargs = {"bias": own(call, "bias")}
+    return _up(call, weight, m.output_padding, m.groups)
 
 
-def _up(call: Call, weight: Const, extra: Any) -> Kind:
+def _up(call: Call, weight: Const, extra: Any, groups: int) -> Kind:
+    """As `_conv`.
+
+    Raises:
+        Untyped: channels that the group moves are convolved in groups.
+    """
     kind = grid(call)
-    turned(call, weight, kind.axes[1])
+    if groups > 1 and not (rests(kind.axes[1]) and rests(call.fresh(weight, call.shape[1]))):
+        raise Untyped("convolves groups of channels, which the group moves")
+    channels = mixed(call, weight, kind.axes[1], 1, up=True)
     k = weight.value.shape[2:]
     if call.swaps and k[0] != k[1]:
         call.breaks("a window that is not square, where the group exchanges its axes", "", "other")
@@ -183,7 +263,7 @@ def _up(call: Call, weight: Const, extra: Any) -> Kind:
             "use a kernel whose size has the parity of the stride, and no output_padding",
             "padding",
         )
-    return resized(call, kind, call.shape[1])
+    return resized(call, kind, channels)
 
 
 @operation("max_pool2d", "avg_pool2d", "lp_pool2d", "boolean_dispatch", "max_pool2d_with_indices")

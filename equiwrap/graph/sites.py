@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..groups import Elements, Group
 from ..signature import Signature
+from .hidden import Hidden
 from .kinds import Kind, Untyped
 from .walk import Node, Walk
 
@@ -48,8 +49,10 @@ class Typing:
     group: Group
     signature: Signature
     walk: Walk
+    hidden: Hidden
     sites: dict[tuple[str, int, str], Site] = field(default_factory=dict)
     kernels: set[str] = field(default_factory=set)
+    whole: dict[str, list[Kind]] = field(default_factory=dict)
     tables: list[tuple[str, Tensor, Kind]] = field(default_factory=list)
     output: Any = None
 

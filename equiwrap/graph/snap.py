@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..groups import Elements
-from ..reynolds import orbit_mean, orbits_of, project_kernel
-from .kinds import Kind, Untyped, free
+from .kinds import Kind, Untyped
+from .projections import projectors
 from .propagate import Site, Typing, generators
 from .twin import held_random, twin_of, warmed
 from .walk import Visit, attribute
@@ -45,43 +45,12 @@ class Probed:
 
 
 def project_weights(model: nn.Module, typing: Typing) -> list[str]:
-    """Project, in place, every weight that propagation has typed; returns their paths.
-
-    Kernels become means over the turned kernels, tables means over the orbits of their entries.
-    """
-    done = []
+    """Project, in place, every weight that propagation has typed; returns their paths."""
+    found = projectors(model, typing)
     with torch.no_grad():
-        for path in sorted(typing.kernels):
-            weight = attribute(model, path)
-            weight.copy_(project_kernel(typing.group, weight))
-            done.append(path)
-        pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        rowwise = {path for path, labels, kind in typing.tables if _rests_in_front(labels, kind)}
-        rowwise -= {p for p, labels, kind in typing.tables if not _rests_in_front(labels, kind)}
-        for path, labels, kind in typing.tables:
-            if path in rowwise:  # the rows of a matrix move alike: the orbits of one are enough
-                kind, labels = Kind((free(1), kind.axes[1])), labels[:1]
-            for g in generators(typing.group):
-                moved = kind.act(typing.group, g, labels.expand(kind.shape))
-                pairs.setdefault(path, []).append((labels.expand(kind.shape), moved))
-        for path, some in pairs.items():
-            table = attribute(model, path)
-            size = table.shape[-1] if path in rowwise else table.numel()
-            table.copy_(orbit_mean(table, orbits_of(size, some)))
-            done.append(path)
-    return done
-
-
-def _rests_in_front(labels: Tensor, kind: Kind) -> bool:
-    """True for a whole matrix of which only the second axis moves."""
-    whole = labels.dim() == 2 and tuple(labels.shape) == kind.shape and len(kind.axes) == 2
-    return whole and labels.shape[0] > 1 and not Kind(kind.axes[:1]).moves and _in_order(labels)
-
-
-def _in_order(labels: Tensor) -> bool:
-    rows, columns = labels.shape
-    ends = int(labels[0, 0]), int(labels[0, -1]), int(labels[-1, -1])
-    return ends == (0, columns - 1, rows * columns - 1) and labels.stride() == (columns, 1)
+        for path, projector in found.items():
+            projector.lerp_(attribute(model, path), 1.0)
+    return list(found)
 
 
 def folded(

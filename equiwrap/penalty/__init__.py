@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from .targets import Target, live, read, targets_of
 
 if TYPE_CHECKING:
-    from .circuits import circuits, circuits_penalty
+    from .attention import circuits, circuits_penalty
     from .control import AlphaController, DefectController, LearnedStrengths, james_stein
     from .decay import EquivarianceDecay
     from .moments import Moments, data_penalty
@@ -39,8 +39,8 @@ __all__ = [
 
 # imported where first used: what no wrapping needs
 _LATER = {
-    "circuits": "circuits",
-    "circuits_penalty": "circuits",
+    "circuits": "attention",
+    "circuits_penalty": "attention",
     "AlphaController": "control",
     "DefectController": "control",
     "LearnedStrengths": "control",

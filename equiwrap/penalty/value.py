@@ -104,7 +104,7 @@ def _square(x: Tensor) -> Tensor:
 
 
 def _term(metric: str, weight: Tensor, rest: Tensor) -> tuple[Tensor, Tensor | float, Tensor | None]:
-    """(value, a, b) of one target: its gradient is aR + bW."""
+    """(value, a, b) of one target, from ±R: its gradient is aR + bW."""
     size = torch.linalg.vector_norm(rest)
     if metric == "frobenius":
         return size.square(), 2.0, None
@@ -123,12 +123,12 @@ class _Penalty(torch.autograd.Function):
     def forward(
         ctx: Any, terms: list[tuple[Projector, float, str]], *weights: Tensor
     ) -> Tensor:
-        """The value; R is kept for the gradient."""
+        """The value; −R is kept for the gradient."""
         total, kept = None, []
         with torch.autocast(weights[0].device.type, enabled=False):
             for (projector, strength, metric), held in zip(terms, weights, strict=True):
                 weight = wide(held)
-                rest = weight - projector(weight)
+                rest = projector(weight).sub_(weight)  # −R, in place
                 value = strength * _term(metric, weight, rest)[0]
                 total = value if total is None else total + value.to(total.device, total.dtype)
                 kept.append(rest)
@@ -139,7 +139,7 @@ class _Penalty(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """λ (aR + bW), from the kept R, or from W where a second derivative is wanted."""
+        """λ (aR + bW), from the kept −R, or from W where a second derivative is wanted."""
         count = len(ctx.terms)
         weights, kept = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         found: list[Tensor | None] = [None]
@@ -149,10 +149,10 @@ class _Penalty(torch.autograd.Function):
             ):
                 weight = wide(held)
                 if torch.is_grad_enabled():
-                    rest = weight - projector(weight)
+                    rest = projector(weight) - weight
                 _, a, b = _term(metric, weight, rest)
                 factor = strength * grad.to(weight.device, rest.real.dtype)
-                gradient = rest * (a * factor)
+                gradient = rest * (-a * factor)
                 if b is not None:
                     gradient = gradient + weight * (b * factor)
                 found.append(gradient.to(held.dtype))

@@ -15,7 +15,7 @@ from .projector import Projector, wide
 
 __all__ = ["Kernels", "kernel_matrix", "project_kernel"]
 
-CHUNK = 1 << 14  # kernels at a time, so that they stay in the cache
+CHUNK = 9 << 13  # entries at a time, so that they stay in the cache
 
 
 def kernel_matrix(group: Group, sides: tuple[int, ...], like: Tensor) -> Tensor:
@@ -77,11 +77,14 @@ class Kernels(Projector):
     def lerp_(self, weight: Tensor, t: float) -> None:
         flat = weight.detach().flatten(2).flatten(0, 1)
         pixels = flat.shape[1]
-        kind = wide(weight[:0]).dtype
-        matrix = _matrix(self.group, self.shape[2:], kind, str(weight.device))
-        step = torch.eye(pixels, dtype=kind, device=weight.device).lerp(matrix, t)
-        for part in flat.split(CHUNK):
-            part.copy_(wide(part) @ step)
+        matrix = _matrix(self.group, self.shape[2:], torch.float64, "cpu")
+        # W + W t(M − 1), not W (1 + t(M − 1)): the latter, rounded, scales PW at every small step
+        step = matrix if t == 1 else t * (matrix - torch.eye(pixels, dtype=matrix.dtype))
+        step = step.to(weight.device, wide(weight[:0]).dtype)
+        for part in flat.split(max(1, CHUNK // pixels)):
+            wider = wide(part)
+            moved = wider @ step
+            part.copy_(moved if t == 1 else moved.add_(wider))
         if flat.data_ptr() != weight.data_ptr():  # weights in another memory format
             weight.detach().copy_(flat.reshape(weight.shape))
 

@@ -1,0 +1,161 @@
+"""From types to projections: for each weight that propagation has typed, the fastest that is exact.
+
+kernels between channels at rest        Kernels      k² × k² per kernel
+regular channels on either side         Fields       slices, no table
+entries that only change places         Orbits       one label an entry
+anything else of a finite group         Averaged     the loop over elements
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..groups import Group
+from ..reynolds import Fields, Kernels, Orbits, Projector, Side, orbits_of
+from .kinds import Axis, Kind, Untyped, free
+from .sites import Typing, generators
+from .walk import attribute
+
+__all__ = ["projectors"]
+
+
+def projectors(model: nn.Module, typing: Typing) -> dict[str, Projector]:
+    """`{path: P}` of every weight, table and statistic that propagation has typed.
+
+    Raises:
+        Untyped: a weight is used in two ways that no one projection serves.
+    """
+    found: dict[str, Projector] = {}
+    labelled: dict[str, list[tuple[Tensor, Kind]]] = {}
+    for path, labels, kind in typing.tables:
+        labelled.setdefault(path, []).append((labels, kind))
+    for path in sorted({*typing.kernels, *typing.whole, *labelled}):
+        weight = attribute(model, path)
+        kinds = list(typing.whole.get(path, ()))
+        tables = labelled.get(path, [])
+        if path in typing.kernels:
+            if not (kinds or tables):
+                found[path] = Kernels(typing.group, tuple(weight.shape))
+                continue
+            kinds.append(_kernel(weight))
+        if len(kinds) == 1 and not tables:
+            found[path] = _one(typing.group, kinds[0])
+        else:
+            number = torch.arange(weight.numel()).reshape(weight.shape)
+            found[path] = _orbits(typing.group, tables + [(number, kind) for kind in kinds], weight)
+    return found
+
+
+def _kernel(weight: Tensor) -> Kind:
+    from .kinds import letter
+
+    sides = [letter(name, n) for name, n in zip("hw", weight.shape[2:], strict=True)]
+    return Kind((free(weight.shape[0]), free(weight.shape[1]), *sides))
+
+
+def _one(group: Group, kind: Kind) -> Projector:
+    """The projection of a whole weight of this type."""
+    sides = [_side(axis, group) for axis in kind.axes[:2]]
+    rest = kind.axes[2:]
+    plain = all(len(a) == len(a[0]) == 1 and a[0][0].name in ("h", "w") for a in rest)
+    if all(sides) and plain and len(rest) in (0, 2):
+        out, into = sides if len(sides) == 2 else (sides[0], Side(1, 1, False))
+        return Fields(group, out, into, tuple(a[0][0].size for a in rest))  # type: ignore[arg-type]
+    if any(atom.name == "v" for axis in kind.axes for block in axis for atom in block):
+        return Averaged(group, kind)
+    number = torch.arange(int(torch.Size(kind.shape).numel())).reshape(kind.shape)
+    return _orbits(group, [(number, kind)], number)
+
+
+def _side(axis: Axis, group: Group) -> Side | None:
+    """`(l a j)` as the slices want it; None for other axes."""
+    if len(axis) > 1:
+        return None
+    names = [atom.name for atom in axis[0]]
+    moved = [atom for atom in axis[0] if atom.name]
+    if not moved:
+        return Side(sum(_size(axis)), 1, False)
+    if names.count("r") != 1 or len(moved) > 1 or len(moved[0].images) != moved[0].size:
+        return None
+    at = names.index("r")
+    return Side(_product(axis[0][:at]), _product(axis[0][at + 1 :]))
+
+
+def _size(axis: Axis) -> list[int]:
+    return [_product(block) for block in axis]
+
+
+def _product(atoms: Any) -> int:
+    total = 1
+    for atom in atoms:
+        total *= atom.size
+    return total
+
+
+def _orbits(group: Group, tables: list[tuple[Tensor, Kind]], weight: Tensor) -> Projector:
+    """Means over the orbits of the entries; of one row, where the rows of a matrix move alike.
+
+    Raises:
+        Untyped: entries are mixed, and not only moved.
+    """
+    if any(a.name == "v" for _, kind in tables for axis in kind.axes for b in axis for a in b):
+        raise Untyped("is used in two ways, one of which mixes components of vectors")
+    leading = 1
+    if all(_rests_in_front(labels, kind) for labels, kind in tables):
+        leading = weight.shape[0]
+        tables = [(labels[:1], Kind((free(1), kind.axes[1]))) for labels, kind in tables]
+    pairs = []
+    for labels, kind in tables:
+        labels = labels.expand(kind.shape)
+        pairs += [(labels, kind.act(group, g, labels)) for g in generators(group)]
+    return Orbits(orbits_of(weight.numel() // leading, pairs), leading)
+
+
+def _rests_in_front(labels: Tensor, kind: Kind) -> bool:
+    """True for a whole matrix of which only the second axis moves."""
+    whole = labels.dim() == 2 and tuple(labels.shape) == kind.shape and len(kind.axes) == 2
+    return whole and labels.shape[0] > 1 and not Kind(kind.axes[:1]).moves and _in_order(labels)
+
+
+def _in_order(labels: Tensor) -> bool:
+    rows, columns = labels.shape
+    ends = int(labels[0, 0]), int(labels[0, -1]), int(labels[-1, -1])
+    return ends == (0, columns - 1, rows * columns - 1) and labels.stride() == (columns, 1)
+
+
+@dataclass(frozen=True)
+class Averaged(Projector):
+    """*P W = mean over g of ρ(g) W*, element by element: signs and matrices too."""
+
+    group: Group
+    kind: Kind
+
+    @property
+    def rank(self) -> int:
+        """The mean of the characters over the group."""
+        total = 0.0
+        for g in self.group.elements():
+            total += _character(self.group, self.kind, g)
+        return round(total / len(self.group.elements()))
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        elements = self.group.elements()
+        moved = [self.kind.act(self.group, g, weight) for g in elements]
+        return torch.stack(moved).mean(0)
+
+    def lerp_(self, weight: Tensor, t: float) -> None:
+        weight.detach().lerp_(self(weight.detach()), t)
+
+
+def _character(group: Group, kind: Kind, g: Tensor) -> float:
+    """*tr ρ(g)*: the product over the axes of the sums over their blocks."""
+    found = 1.0
+    for axis in kind.axes:
+        size = sum(_size(axis))
+        unit = torch.eye(size, dtype=torch.float64)
+        found *= float(Kind((free(size), axis)).act(group, g, unit).trace())
+    return found

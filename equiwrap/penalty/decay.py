@@ -1,0 +1,282 @@
+"""Decoupled equivariance decay: after each step of the optimiser, R = W − PW shrinks."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import NoEffectWarning
+from ..reynolds.projector import wide
+from .schedule import Given, as_schedule
+from .targets import Strength, Target, checked, live, strength_at, targets_of
+
+__all__ = ["EquivarianceDecay"]
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+class EquivarianceDecay:
+    """*R ← e^{−2Σηλ} R after every real step*, as AdamW decays weights: no access to the loss.
+
+    With η the learning rate of the parameter's own group, summed over the steps since the last
+    application, so that `every=k` gives the k single decays exactly, schedules included (where the
+    gradient does not look in between). A step that a `GradScaler` skips, and one that gradient
+    accumulation leaves out, are no steps.
+
+    kind     R becomes                    `strength`
+    decay    e^{−2Σηλ} R                  λ: the flow of the penalty λ|R|²
+    lasso    R · max(0, 1 − Σηλ/|R|)      λ: the prox of λ|R|; layers reach R = 0 in finite time
+    ball     R · min(1, b|PW|/|R|)        b: |R| ≤ b|PW| after every application (`every=1`: step)
+
+    `separate=(λ_G, λ_perp)` decays PW too: the energies of residual pathway priors W = A + B,
+    A ~ N(0, s_a² P), B ~ N(0, s_b²), are λ_G = 1/(2(s_a² + s_b²)) and λ_perp = 1/(2 s_b²), without
+    their second set of weights. `strength` may be a mapping from paths; it may be set between steps.
+    `schedule` multiplies it, by the number of steps (`as_schedule`, with `total`).
+
+    Decayed are the targets that the optimiser trains, the ones it is given later included, whether
+    or not this step brought them a gradient; `statistics`: and the buffers (running means) of
+    layers that it trains. `report()` lists the others. Several decays on one optimiser alternate.
+    Half-precision weights are read in float32 and rounded once per application.
+
+    Error: `every=k` against k decays 1e-15 in float64, 1e-7 in float32; the ball holds to the
+    rounding of the weights, 1e-6 |W| in float32, 4e-3 |W| in bfloat16.
+    Source: Loshchilov and Hutter 2019 (decoupling); Finzi et al. 2021 (priors); Berndt and Stühmer
+    2026 (projection).
+
+    Raises:
+        ValueError: a negative strength, `every` below 1, an unknown kind, no targets.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        strength: Strength = 1e-2,
+        every: int = 1,
+        *,
+        kind: str = "decay",
+        separate: tuple[float, float] | None = None,
+        schedule: Given = None,
+        total: int | None = None,
+        statistics: bool = True,
+        targets: Sequence[Target] | None = None,
+    ) -> None:
+        self.targets = tuple(targets_of(model) if targets is None else targets)
+        self._check(every, kind, separate)
+        self.model, self.optimizer, self.every, self.kind = model, optimizer, every, kind
+        self.separate, self.statistics = separate, statistics
+        self.strength = strength
+        self.schedule = as_schedule(schedule, total)
+        self.steps = self.waiting = 0
+        self._pending: dict[str, list[float]] = {}  # path → Σ ηλ_G, Σ ηλ_perp
+        self._told = False
+        if not any(True for _ in self._trained()):
+            warnings.warn(
+                f"None of the {len(self.targets)} targets is trained by this optimiser, so nothing "
+                f"will decay:\n{self.report()}",
+                NoEffectWarning,
+                stacklevel=2,
+            )
+        self._hook = optimizer.register_step_post_hook(self._after)
+
+    def _check(self, every: int, kind: str, separate: tuple[float, float] | None) -> None:
+        if not self.targets:
+            raise ValueError(
+                "The model has no targets: every weight of it is equivariant already, or its "
+                "layers could not be typed. Leave the decay out."
+            )
+        if every < 1:
+            raise ValueError(f"every={every} was asked for: it counts steps, 1 at least.")
+        if kind not in _STEPS:
+            raise ValueError(f"kind={kind!r} was asked for: the kinds are {', '.join(_STEPS)}.")
+        if separate is not None:
+            if kind != "decay":
+                raise ValueError(f"separate= decays both parts, and kind={kind!r} was asked for.")
+            for number in separate:
+                checked(number, "separate")
+
+    @property
+    def strength(self) -> Strength:
+        """λ, or b of a ball; checked when set."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: Strength) -> None:
+        self._strength = checked(value)
+
+    # -- one step ----------------------------------------------------------------------------------
+
+    @torch.compiler.disable
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        found = getattr(optimizer, "found_inf", None)  # fused optimisers skip inside of step()
+        if found is not None and float(found):
+            return
+        factor = self.schedule(self.steps)
+        for target, _, rate in self._trained():
+            pair = self.separate or (0.0, strength_at(self.strength, target.path))
+            sums = self._pending.setdefault(target.path, [0.0, 0.0])
+            for i in (0, 1):
+                sums[i] += rate * factor * pair[i]
+        self.steps += 1
+        self.waiting += 1
+        if self.waiting >= self.every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Apply what is pending, as before a checkpoint that is to be evaluated."""
+        factor = self.schedule(max(self.steps - 1, 0))
+        with torch.no_grad():
+            for target, weight, _ in self._trained():
+                sums = self._pending.get(target.path)
+                if sums is None:
+                    continue
+                bound = factor * strength_at(self.strength, target.path)
+                self._tell(weight, -math.expm1(-2 * (sums[1] - sums[0])))
+                _STEPS[self.kind](target, weight.detach(), sums, bound)
+        self._pending.clear()
+        self.waiting = 0
+
+    def _tell(self, weight: Tensor, t: float) -> None:
+        """Once: what the dtype of the weights swallows."""
+        fine = weight.dtype not in HALVES or self.kind == "ball"
+        if fine or self._told or not 0 < abs(t) < torch.finfo(weight.dtype).eps / 4:
+            return
+        self._told = True
+        warnings.warn(
+            f"A decay by the factor 1 − {t:.1e} is below the resolution of {weight.dtype} weights "
+            f"({torch.finfo(weight.dtype).eps:.1e}) and changes next to none of them: raise every= "
+            f"(now {self.every}), so that several steps are applied at once, or keep the weights "
+            "in float32.",
+            NoEffectWarning,
+            stacklevel=2,
+        )
+
+    # -- which -------------------------------------------------------------------------------------
+
+    def _rates(self) -> dict[int, float]:
+        """Parameter → learning rate.
+
+        Raises:
+            ValueError: a group without a learning rate.
+        """
+        found = {}
+        for group in self.optimizer.param_groups:
+            if group.get("lr") is None:
+                raise ValueError(
+                    "A parameter group of the optimiser has no learning rate lr, and the decay is "
+                    "measured in learning rates: set one."
+                )
+            rate = float(group["lr"])
+            found.update((id(p), rate) for p in group["params"] if p.requires_grad)
+        return found
+
+    def _classified(self) -> Iterator[tuple[Target, Tensor, float | str]]:
+        """Each target with its tensor, and its learning rate or the reason why it is left out."""
+        rates = self._rates()
+        for target, tensor in live(self.model, self.targets):
+            if isinstance(tensor, nn.Parameter):
+                frozen = "requires no gradient" if not tensor.requires_grad else ""
+                reason = frozen or "is not in the optimiser"
+                yield target, tensor, rates.get(id(tensor), reason)
+            elif not self.statistics:
+                yield target, tensor, "is a buffer, and statistics=False"
+            else:
+                yield target, tensor, self._of_layer(target.path, rates)
+
+    def _of_layer(self, path: str, rates: dict[int, float]) -> float | str:
+        """The rate of the smallest module around a buffer that has parameters."""
+        while path:
+            path = path.rpartition(".")[0]
+            inside = list(self.model.get_submodule(path).parameters())
+            if inside:
+                known = (rates[id(p)] for p in inside if id(p) in rates)
+                return next(known, "is a buffer of a layer that is not trained")
+        return "is a buffer of a model without parameters"
+
+    def _trained(self) -> Iterator[tuple[Target, Tensor, float]]:
+        for target, tensor, rate in self._classified():
+            if isinstance(rate, float):
+                yield target, tensor, rate
+
+    def report(self) -> str:
+        """One line for each target: its strength and learning rate, or why it is left out."""
+        lines = []
+        for target, _, rate in self._classified():
+            strength = self.separate or strength_at(self.strength, target.path)
+            said = f"{self.kind} {strength}, lr {rate:g}" if isinstance(rate, float) else rate
+            lines.append(f"  {target.path}: {said}")
+        return "\n".join([repr(self), *lines])
+
+    def __repr__(self) -> str:
+        kind = "" if self.kind == "decay" else f", kind={self.kind!r}"
+        held = "per layer" if not isinstance(self.strength, (int, float)) else self.strength
+        what = f"separate={self.separate}" if self.separate else f"strength={held}"
+        return f"EquivarianceDecay({what}, every={self.every}{kind}, targets={len(self.targets)})"
+
+    # -- the life of it ----------------------------------------------------------------------------
+
+    def remove(self) -> None:
+        """Leave the optimiser; what is pending is applied first."""
+        self.flush()
+        self._hook.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps, and what is pending: plain numbers."""
+        pending = {path: list(sums) for path, sums in self._pending.items()}
+        held = self.strength
+        strength = held if isinstance(held, (int, float)) else dict(held)
+        return {
+            "steps": self.steps,
+            "waiting": self.waiting,
+            "pending": pending,
+            "strength": strength,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken."""
+        self.steps, self.waiting = state["steps"], state["waiting"]
+        self._pending = {path: list(sums) for path, sums in state["pending"].items()}
+        self.strength = state["strength"]
+
+
+def _decay(target: Target, weight: Tensor, sums: list[float], bound: float) -> None:
+    """PW e^{−2Σηλ_G} + R e^{−2Σηλ_perp}."""
+    common, rest = sums
+    if rest != common:
+        target.projector.lerp_(weight, -math.expm1(-2 * (rest - common)))
+    if common:
+        weight.mul_(math.exp(-2 * common))
+
+
+def _lasso(target: Target, weight: Tensor, sums: list[float], bound: float) -> None:
+    """PW + R max(0, 1 − Σηλ/|R|); |R| stays on its device."""
+    kept, rest, size = _split(target, weight)
+    weight.copy_(kept + rest * (1 - sums[1] / size).clamp(min=0))
+
+
+def _ball(target: Target, weight: Tensor, sums: list[float], bound: float) -> None:
+    """PW + R min(1, b|PW|/|R|)."""
+    kept, rest, size = _split(target, weight)
+    weight.copy_(kept + rest * (bound * torch.linalg.vector_norm(kept) / size).clamp(max=1))
+
+
+def _split(target: Target, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """PW, R, |R| in float32 at least; |R| above 0."""
+    wider = wide(weight)
+    kept = target.projector(wider)
+    rest = wider - kept
+    size = torch.linalg.vector_norm(rest)
+    return kept, rest, size.clamp(min=torch.finfo(size.dtype).tiny)
+
+
+_STEPS: dict[str, Callable[[Target, Tensor, list[float], float], None]] = {
+    "decay": _decay,
+    "lasso": _lasso,
+    "ball": _ball,
+}
