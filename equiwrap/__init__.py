@@ -1,5 +1,8 @@
 """equiwrap: model code that already exists, made exactly equivariant in one line."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import frames, groups, measure, representations, testing
 from .audit import audit
 from .errors import (
@@ -16,11 +19,17 @@ from .graph import opaque
 from .signature import Signature
 from .wrap import Config, disabled, equivariantize, equivariantize_, unwrap
 
+if TYPE_CHECKING:
+    from .penalty import EquivarianceDecay
+    from .wrap.soft_build import project_
+
 __version__ = "0.1.0"
 
 __all__ = [
     "equivariantize",
     "equivariantize_",
+    "project_",
+    "EquivarianceDecay",
     "unwrap",
     "disabled",
     "audit",
@@ -41,3 +50,24 @@ __all__ = [
     "EquiwrapWarning",
     "NoEffectWarning",
 ]
+
+# imported where first used: what no averaging needs
+_LATER = {
+    "EquivarianceDecay": (".penalty", "EquivarianceDecay"),
+    "project_": (".wrap.soft_build", "project_"),
+    "penalty": (".penalty", ""),
+    "reynolds": (".reynolds", ""),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The names above, from their files.
+
+    Raises:
+        AttributeError: no such name.
+    """
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    path, inside = _LATER[name]
+    module = import_module(path, __name__)
+    return getattr(module, inside) if inside else module

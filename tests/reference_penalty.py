@@ -46,7 +46,7 @@ def thresholded(group, weight, rate, strength):
 
 
 def prior_energy(group, weight, a, b):
-    """*min over A + B = W, A equivariant, of |A|²/2s_a² + |B|²/2s_b²*: the priors, by linear algebra.
+    """*min of |A|²/2s_a² + |B|²/2s_b² over A + B = W, A equivariant*: the two priors.
 
     A is free in the image of P; the normal equations are solved densely.
     """

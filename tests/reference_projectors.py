@@ -40,12 +40,9 @@ def axis_matrix(side, g) -> Tensor:
 def conjugations(pairs, pixels: Tensor | None = None) -> Tensor:
     """`[g, N, N]`: W ↦ ρ_out W ρ_in⁻¹ on flat W, for pairs (ρ_out, ρ_in), beside the pixels."""
     extra = [torch.eye(1)] * len(pairs) if pixels is None else pixels
-    return torch.stack(
-        [
-            kron(a, torch.linalg.inv(b).mT, x.to(a))
-            for (a, b), x in zip(pairs, extra, strict=True)
-        ]
-    )
+    return torch.stack([
+        kron(a, torch.linalg.inv(b).mT, x.to(a)) for (a, b), x in zip(pairs, extra, strict=True)
+    ])
 
 
 def actions(out, into, elements, kernel: int = 1) -> Tensor:
@@ -125,12 +122,10 @@ def design(group: Group) -> list[Tensor]:
         return [left(p) @ right(q) for p, q in every]
     if isinstance(group, Unitary) and group.d == 2:
         turns = [special_unitary(q) for q in quaternions("T")]
-        phases = [1.0] if group.special else [torch.exp(2j * torch.pi * k / t8) for k in range(8)]
+        eighths = torch.polar(torch.ones(8, dtype=F64), torch.arange(8, dtype=F64) * torch.pi / 4)
+        phases = [1.0] if group.special else eighths
         return [p * g for p in phases for g in turns]
     raise ValueError(f"no design of {group}")
-
-
-t8 = torch.tensor(8.0, dtype=F64)
 
 
 def rotation(q: Tensor) -> Tensor:
@@ -139,14 +134,14 @@ def rotation(q: Tensor) -> Tensor:
 
 
 def compact_dual(group: Lorentz) -> list[Tensor]:
-    """The elements of SO(4) with the time axis multiplied by i: its boosts are i times the boosts."""
+    """The elements of SO(4), time multiplied by i: their generators are i times the boosts."""
     assert group.dim == 4
     twist = torch.tensor([1j, 1, 1, 1], dtype=torch.complex128)
     return [twist[:, None] * g / twist for g in design(Orthogonal(4, True))]
 
 
 def wigner(degree: int, q: Tensor) -> Tensor:
-    """The real irrep of SO(3) of size 2l + 1 at the rotation of q: the exponential of its algebra."""
+    """The real irrep of SO(3) of size 2l + 1 at the rotation of q: an exponential."""
     size = 2 * degree + 1
     m = torch.arange(-degree, degree + 1, dtype=F64)
     up = torch.diag(((degree - m[:-1]) * (degree + m[:-1] + 1)).sqrt(), -1) + 0j

@@ -66,7 +66,9 @@ def test_second_derivatives_are_those_of_the_loop(metric):
         penalty_loop(model, GROUP, PATHS, 0.3, metric),
     ):
         grads = torch.autograd.grad(value, weights(model), create_graph=True)
-        energy = sum((g * g * torch.linspace(1, 2, g.numel()).reshape(g.shape)).sum() for g in grads)
+        energy = sum(
+            (g * g * torch.linspace(1, 2, g.numel()).reshape(g.shape)).sum() for g in grads
+        )
         seconds.append(torch.autograd.grad(energy, weights(model)))
     for one, two in zip(*seconds, strict=True):
         assert two.abs().max() > 1e-6

@@ -7,9 +7,8 @@ import math
 
 import pytest
 import torch
-from reference_penalty import residual
 from test_decay import idle, train
-from test_penalty import GROUP, PATHS, made, targets_in, weights
+from test_penalty import PATHS, made, weights
 from torch import nn
 
 import equiwrap as ew
@@ -26,7 +25,6 @@ from equiwrap.penalty import (
     circuits_penalty,
     energies,
     james_stein,
-    penalty,
     recalibrate,
     sampled_penalty,
     snap,
@@ -110,24 +108,26 @@ def test_recalibration_leaves_modes_alone():
 # -- controllers -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("start", [1e-4, 1.0, 1e3])
 @pytest.mark.parametrize("goal", [0.3, 0.03, 0.003])
-def test_the_controller_brings_a_training_to_its_target(goal):
+def test_the_controller_brings_a_training_to_its_target(goal, start):
+    """A task that pulls the weights to ones without symmetry, with noisy gradients."""
     model, targets = made()
-    model.float()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    decay = EquivarianceDecay(model, optimizer, 1e-2, targets=targets)
-    control = DefectController(goal)
+    wanted = [torch.randn_like(w) for w in weights(model)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    decay = EquivarianceDecay(model, optimizer, start, targets=targets)
+    control = DefectController(goal, start)
     seen = []
-
-    def after(i):
+    for _ in range(250):
+        optimizer.zero_grad()
+        pairs = zip(weights(model), wanted, strict=True)
+        sum((w - v - 0.3 * torch.randn_like(v)).square().sum() for w, v in pairs).backward()
+        optimizer.step()
         found = energies(model, targets)
         seen.append(sum(e.defect for e in found) / sum(e.total for e in found))
         decay.strength = control.update(seen[-1])
-
-    train(model, optimizer, 300, after=after)
-    mean = math.exp(sum(map(math.log, seen[-50:])) / 50)
-    assert goal / 1.6 < mean < goal * 1.6
-    assert seen[0] > 0.5
+    assert all(goal / 1.1 < q < goal * 1.1 for q in seen[-50:])
+    assert min(seen) < goal / 1.5 or max(seen) > 1.5 * goal
 
 
 def test_a_controller_goes_on_where_its_state_was_taken():
@@ -259,7 +259,7 @@ def test_both_branches_are_differentiated_and_one_where_asked():
     rng = torch.Generator().manual_seed(1)
     g = parse_group("SO(3)").sample(5, generator=rng)
     weight = net.weight.detach().requires_grad_()
-    value = ((g @ (x @ weight.T)[..., None])[..., 0] - (g @ x[..., None])[..., 0] @ weight.T)
+    value = (g @ (x @ weight.T)[..., None])[..., 0] - (g @ x[..., None])[..., 0] @ weight.T
     (expected,) = torch.autograd.grad(value.square().sum(1).mean(), [weight])
     torch.testing.assert_close(grads[False], expected)
     assert (grads[True] - grads[False]).norm() > 1e-2 * expected.norm()
@@ -325,33 +325,31 @@ def test_circuits_do_not_see_the_gauge_and_the_weights_do():
     assert sizes[0] != pytest.approx(sizes[1], rel=1e-2)
 
 
-def test_attention_whose_circuits_are_equivariant_is_equivariant():
-    q, k, v, o = attention()
-    p = matrices_under_a_shift()
-    optimizer = torch.optim.LBFGS([q, k, v, o], max_iter=500, line_search_fn="strong_wolfe")
-    optimizer.param_groups[0].update(tolerance_change=1e-16, tolerance_grad=1e-12)
-    x = torch.randn(3, 5, 8, dtype=torch.float64)
+def attend(x, q, k, v, o):
+    m, n = circuits(q, k, v, o, 2)
+    scores = torch.einsum("bsd,hde,bte->bhst", x, m, x).softmax(-1)
+    return torch.einsum("bhst,hde,bte->bsd", scores, n, x)
 
-    def forward(x):
-        m, n = circuits(q, k, v, o, 2)
-        scores = torch.einsum("bsd,hde,bte->bhst", x, m, x).softmax(-1)
-        return torch.einsum("bhst,hde,bte->bsd", scores, n, x)
 
-    def gap():
-        shifted = forward(x.roll(2, -1)) - forward(x).roll(2, -1)
-        return float(shifted.norm().detach() / forward(x).norm().detach())
+def test_attention_is_equivariant_where_its_circuits_are_whatever_its_weights_look_like():
+    """Weights between regular representations, in a random gauge of each head."""
+    p, x = matrices_under_a_shift(), torch.randn(3, 5, 8, dtype=torch.float64)
+    plain = [w.detach() for w in attention()]
 
-    before = gap()
+    def shifted(w, s):  # heads hold one field of four each, the stream two
+        heads = w.T.unflatten(1, (2, 4)).roll(s, 2).flatten(1).T if w is not plain[3] else w
+        if w is plain[3]:
+            return w.unflatten(1, (2, 4)).roll(s, 2).flatten(1).roll(2 * s, 0)
+        return heads.roll(2 * s, 1)
 
-    def closure():
-        optimizer.zero_grad()
-        loss = circuits_penalty(q, k, v, o, 2, p)
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    assert gap() < 1e-4 < 0.1 < before
-    assert forward(x).norm() > 1e-3
+    q, k, v, o = (sum(shifted(w, s) for s in range(4)) / 4 for w in plain)
+    a = torch.block_diag(*torch.linalg.matrix_exp(torch.randn(2, 4, 4, dtype=torch.float64)))
+    hidden = (a @ q, a.inverse().T @ k, a @ v, o @ a.inverse())
+    for four, symmetric in ((hidden, True), (plain, False)):
+        gap = attend(x.roll(2, -1), *four) - attend(x, *four).roll(2, -1)
+        assert bool(gap.norm() < 1e-12 * attend(x, *four).norm()) is symmetric
+        assert bool(circuits_penalty(*four, 2, p) < 1e-20) is symmetric
+        assert (four[0] - p(four[0])).norm() > 0.1
 
 
 def test_heads_that_do_not_divide_are_refused():

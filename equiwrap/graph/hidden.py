@@ -8,13 +8,17 @@ it cannot move them at all they rest.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ..errors import SignatureError
 from ..groups import Group
 from ..reynolds import images_of
+from ..signature import TensorType
 from .atoms import Atom, Axis, Block, Untyped, free, size_of
 from .kinds import Kind
 
@@ -24,8 +28,11 @@ __all__ = ["Hidden", "channels_of", "rested"]
 class Hidden:
     """The channels of each source, settled over several walks."""
 
-    def __init__(self, group: Group, mode: str = "trivial") -> None:
-        self.group, self.mode = group, mode
+    def __init__(
+        self, group: Group, mode: str = "trivial", asked: Mapping[str, str] | None = None
+    ) -> None:
+        self.group, self.mode = group, "given" if asked else mode
+        self.asked = dict(asked or {})  # expressions of layers → what the user wants there
         self.images = images_of(group) if mode != "trivial" else ()
         self.leads: dict[str, int] = {}  # 0: rests
         self.given: dict[str, Axis] = {}
@@ -38,6 +45,11 @@ class Hidden:
     def axis(self, path: str, size: int) -> Axis:
         """The channels that the layer with this weight makes."""
         self.sizes[path] = size
+        layer = path.rpartition(".")[0]
+        for pattern, text in self.asked.items():
+            fits = re.fullmatch(pattern, layer) or re.fullmatch(pattern, path)
+            if fits and path not in self.leads and path not in self.given:
+                self.given[path] = _written(text, size, self.group)
         if path in self.given:
             return with_origin(self.given[path], path)
         lead = self.leads.get(path, 1) if self.images else 0
@@ -90,6 +102,18 @@ class Hidden:
                 self.leads[path] = 0
                 self.given.pop(path, None)
         return claimed or bool(wanted)
+
+
+def _written(text: str, size: int, group: Group) -> Axis:
+    """An axis as a signature writes it.
+
+    Raises:
+        SignatureError: the text is no axis of this size.
+    """
+    try:
+        return Kind.of(TensorType.parse(f"b {text}", group), (1, size)).axes[1]
+    except Untyped as why:
+        raise SignatureError(f"hidden={text!r} for {size} channels: {why.reason}.") from None
 
 
 def regular(images: tuple[tuple[int, ...], ...], lead: int, size: int) -> Block:

@@ -19,15 +19,15 @@ LIMITS = (1e-8, 1e8)  # of a strength
 
 @dataclass
 class DefectController:
-    """*log λ += κ e + β Δe, e = log q − log q\\**: the λ that holds the defect q at its target.
+    """*log λ += κ e + β Δe, e = log(q / goal)*: the λ that holds the defect q at its target.
 
     q is any defect that falls as λ rises: Σ|R|²/Σ|W|² of `energies`, or a measured error; log q
     enters through a running mean, in which `smoothing` is the weight of the past. `damping` β
     answers the change of q at once; at 0 a slow decay overshoots tenfold. λ stays within 1e±8, and
     e within ±10.
 
-    Error: AdamW at rate 1e-2, targets 0.3, 0.03, 0.003 from λ = 0.01: within 1.3 of the target
-    (means of 50 steps) after 150 steps.
+    Error: within 1.1 of targets 0.3, 0.03, 0.003 after 200 steps of a noisy quadratic task from λ =
+    1e-4, 1, 1e3; where training has stopped to break the symmetry, q stays below and λ goes to 0.
     """
 
     target: float
@@ -66,9 +66,9 @@ class DefectController:
 
 @dataclass
 class AlphaController:
-    """*log λ += κ (1 − α\\*)*: stronger while the data supports less asymmetry than the model has.
+    """*log λ += κ (1 − α)*: stronger while the data supports less asymmetry than the model has.
 
-    α* is the best factor of the asymmetric part on held-out data (1: balanced; below: the model
+    α is the best factor of the asymmetric part on held-out data (1: balanced; below: the model
     breaks the symmetry more than the data does; above: less).
     """
 
@@ -96,7 +96,7 @@ class AlphaController:
 
 
 def james_stein(noise: float, directions: int, samples: int, data_error: float) -> float:
-    """*λ\\* = σ² d / (n e_D²)*, the λ to begin with; α\\* = 1 / (1 + λ\\*).
+    """*λ = σ² d / (n e_D²)*, the λ to begin with; the factor of the asymmetric part is 1 / (1 + λ).
 
     σ² the noise of the labels, d the asymmetric directions, n the samples, e_D the asymmetry of the
     data (`measure.data_error`); minimises (λ/(1+λ))² e_D² + σ² d / (n (1+λ)²), the risk of a ridge
@@ -130,7 +130,7 @@ class LearnedStrengths:
     strengths: dict[str, float] = field(default_factory=dict)
 
     def update(self, model: nn.Module, targets: Sequence[Target] | None = None) -> dict[str, float]:
-        """path → λ, to be a `strength`.
+        """Path → λ, to be a `strength`.
 
         Raises:
             ValueError: b is not positive.
@@ -147,7 +147,7 @@ class LearnedStrengths:
         return self.strengths
 
     def state_dict(self) -> dict[str, float]:
-        """path → λ."""
+        """Path → λ."""
         return dict(self.strengths)
 
     def load_state_dict(self, state: dict[str, float]) -> None:

@@ -36,7 +36,7 @@ class EquivarianceDecay:
 
     `separate=(λ_G, λ_perp)` decays PW too: the energies of residual pathway priors W = A + B,
     A ~ N(0, s_a² P), B ~ N(0, s_b²), are λ_G = 1/(2(s_a² + s_b²)) and λ_perp = 1/(2 s_b²), without
-    their second set of weights. `strength` may be a mapping from paths; it may be set between steps.
+    their second set of weights. `strength` may be a mapping from paths, and set between steps;
     `schedule` multiplies it, by the number of steps (`as_schedule`, with `total`).
 
     Decayed are the targets that the optimiser trains, the ones it is given later included, whether
@@ -165,7 +165,7 @@ class EquivarianceDecay:
         Raises:
             ValueError: a group without a learning rate.
         """
-        found = {}
+        found: dict[int, float] = {}
         for group in self.optimizer.param_groups:
             if group.get("lr") is None:
                 raise ValueError(

@@ -43,7 +43,9 @@ class Schedule:
         """The multiplier of the strength at this step, counted from 0."""
         if self.shape == "constant" or step >= self.end:
             return self.high
-        return self.high * _SHAPES[self.shape](max(0.0, (step - self.start)) / (self.end - self.start))
+        return self.high * _SHAPES[self.shape](
+            max(0.0, (step - self.start)) / (self.end - self.start)
+        )
 
 
 def as_schedule(given: Given, total: int | None = None) -> Callable[[float], float]:

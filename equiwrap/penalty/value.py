@@ -103,7 +103,9 @@ def _square(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x).square()
 
 
-def _term(metric: str, weight: Tensor, rest: Tensor) -> tuple[Tensor, Tensor | float, Tensor | None]:
+def _term(
+    metric: str, weight: Tensor, rest: Tensor
+) -> tuple[Tensor, Tensor | float, Tensor | None]:
     """(value, a, b) of one target, from ±R: its gradient is aR + bW."""
     size = torch.linalg.vector_norm(rest)
     if metric == "frobenius":
@@ -120,9 +122,7 @@ class _Penalty(torch.autograd.Function):
     """Σ λ · term over `weights`; one node of the graph."""
 
     @staticmethod
-    def forward(
-        ctx: Any, terms: list[tuple[Projector, float, str]], *weights: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, terms: list[tuple[Projector, float, str]], *weights: Tensor) -> Tensor:
         """The value; −R is kept for the gradient."""
         total, kept = None, []
         with torch.autocast(weights[0].device.type, enabled=False):

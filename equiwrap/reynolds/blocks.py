@@ -131,7 +131,7 @@ def _block(block: Tensor, out: Piece, into: Piece, homs: Homs) -> Tensor:
     if homs.whole:
         return block
     if homs.count == 0:
-        return torch.zeros_like(block)
+        return block.masked_fill(block.new_ones((), dtype=torch.bool), 0)  # in the graph
     basis, n = _cast(homs, block.dtype, str(block.device)), homs.n
     (p, _, j), (m, _, k) = sizes(out), sizes(into)
     _, o, i, x = basis.shape

@@ -126,11 +126,12 @@ def commutant(out: Irrep, into: Irrep) -> Homs:
     """I_n/√n ⊗ D between two irreps; empty where they differ."""
     if out.label != into.label:
         return Homs(torch.zeros(0, 1, 1, 1, dtype=torch.float64))
-    side = {"R": 1, "C": 2, "H": 4}[out.commutant]
-    units = torch.tensor(_RIGHT, dtype=torch.float64)[:side, :side, :side] / side**0.5
-    mirror = torch.tensor([[1.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
-    units = mirror @ units if out.conjugate else units
-    units = units @ mirror if into.conjugate else units
+    flipped = out.conjugate != into.conjugate
+    count = {"R": 1, "C": 2, "H": 4}[out.commutant]
+    side = max(count, 2) if flipped else count
+    units = torch.tensor(_RIGHT, dtype=torch.float64)[:count, :side, :side] / side**0.5
+    if flipped:
+        units = units.new_tensor([[1.0, 0.0], [0.0, -1.0]]) @ units
     return Homs(units.unsqueeze(-1), n=out.size // side, whole=out.size == 1)
 
 

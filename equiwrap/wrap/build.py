@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from .handle import Handle
 from .install import original_forward
 from .words import interpolation, no_group, no_signature, reason
 
-__all__ = ["Asked", "build", "trial_example", "verify"]
+__all__ = ["Asked", "build", "read_signature", "trial_example", "verify"]
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,20 @@ class Asked:
     """The arguments of `equivariantize`, as they were given."""
 
     group: str | Group | None
-    signature: str | Signature | None
-    method: str
-    frame: str | Frame
-    softness: float | None
-    calibrate: Tensor | Iterable[Any] | None
-    mask: str | None
-    probes: Any
-    at: str | Iterable[str] | None
-    example: Any
-    tol: float | None
-    options: dict[str, Any]
+    signature: str | Signature | None = None
+    method: str = "average"
+    frame: str | Frame = "auto"
+    penalty: float | None = None
+    softness: float | None = None
+    hidden: str | Mapping[str, str] = "auto"
+    targets: Any = None
+    calibrate: Tensor | Iterable[Any] | None = None
+    mask: str | None = None
+    probes: Any = None
+    at: str | Iterable[str] | None = None
+    example: Any = None
+    tol: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[Any, ...] | None:
@@ -54,7 +57,7 @@ def build(view: nn.Module, asked: Asked, inputs: tuple[Any, ...] | None, at: Any
         SignatureError: no signature can be read, or it does not fit.
     """
     forward = original_forward(view)
-    sig, notes = _signature(view, asked.group, asked.signature, forward, inputs)
+    sig, notes = read_signature(view, asked.group, asked.signature, forward, inputs)
     frame, probes = asked.frame, asked.probes
     config = Config(
         group=str(sig.group),
@@ -77,13 +80,18 @@ def _several(given: Any) -> bool:
     return given is not None and not isinstance(given, (str, bool))
 
 
-def _signature(
+def read_signature(
     model: nn.Module,
     group: str | Group | None,
     signature: str | Signature | None,
     forward: Any,
     example: tuple[Any, ...] | None,
 ) -> tuple[Signature, tuple[str, ...]]:
+    """The full signature, and how its outputs were found.
+
+    Raises:
+        SignatureError: none was given, and none can be read.
+    """
     images = looks_like_images(model)
     if group is None and not images:
         raise SignatureError(no_group(model))

@@ -25,7 +25,10 @@ class Config:
     signature: str
     method: str = "average"
     frame: str = "auto"
+    penalty: float | None = None
     softness: float | None = None
+    hidden: str | None = None
+    targets: str | None = None
     mask: str | None = None
     probes: bool | str | tuple[str, ...] | None = None
     at: str | tuple[str, ...] | None = None

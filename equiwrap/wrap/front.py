@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import CaptureError, EquiwrapWarning
+from ..errors import CaptureError, EquiwrapWarning, SignatureError
 from ..frames import Frame
 from ..groups import Group
 from ..signature import Signature
@@ -27,7 +27,10 @@ def equivariantize(
     *,
     method: str = "average",
     frame: str | Frame = "auto",
+    penalty: float | None = None,
     softness: float | None = None,
+    hidden: str | Mapping[str, str] = "auto",
+    targets: Any = None,
     calibrate: Tensor | Iterable[Any] | None = None,
     mask: str | None = None,
     probes: Any = None,
@@ -47,11 +50,19 @@ def equivariantize(
         group: "C4", "D4", "SO(3)", "E(3)", … or a value of `ew.groups`. C4 for image models.
         signature: how inputs and outputs transform, as in "b n p, b n v -> b n p". For image
             models "b c h w -> ...", the outputs being read off a dry run.
-        method: "average", the one that this version has.
+        method: "average" (exact for any model), "penalize" (the weights inside are pulled towards
+            the equivariant ones) or "project" (the forward runs on the equivariant ones).
         frame: a name of `ew.frames.names()`, a frame object, or "auto" (`ew.frames.defaults()`).
-        softness: b in [0, 1] for ⟨f⟩ + b·(f − ⟨f⟩), which scales the equivariance error by b.
+        penalty: λ of `model.equiwrap.penalty()` = λ Σ |W − PW|², with "penalize"; 1e-2 if None.
+        softness: b in [0, 1]. With "average" the dial of the function, ⟨f⟩ + b·(f − ⟨f⟩), whose
+            error is b times the model's, before and after training; with "project" the dial of the
+            weights, PW + b·(W − PW), which scales each layer's defect by b, costs next to nothing,
+            and which fine-tuning can undo (the weights grow where they are free).
+        hidden: what hidden channels carry under "penalize" and "project": "trivial", "regular",
+            "matched" (to data: calibrate=), "auto", or axes by layer, `{"layer1.*": "(16 r)"}`.
+        targets: the weights to pull: expressions of whole names, or `filter_fn(module, path)`.
         calibrate: unlabelled inputs in their usual orientation (a tensor or a loader): fits the
-            upright prior, for frozen image models.
+            upright prior, for frozen image models; with `hidden="matched"` finds the channels.
         mask: the name of the argument that marks the real points of padded clouds, `[b, n]`.
         probes: the layers of the plain model whose error `model.equiwrap.probes.measure(x)` gives:
             True, names or regular expressions of whole names, or `filter_fn(module, fqn)`.
@@ -74,7 +85,10 @@ def equivariantize(
             signature,
             method,
             frame,
+            penalty,
             softness,
+            hidden,
+            targets,
             calibrate,
             mask,
             probes,
@@ -94,7 +108,10 @@ def equivariantize_(
     *,
     method: str = "average",
     frame: str | Frame = "auto",
+    penalty: float | None = None,
     softness: float | None = None,
+    hidden: str | Mapping[str, str] = "auto",
+    targets: Any = None,
     calibrate: Tensor | Iterable[Any] | None = None,
     mask: str | None = None,
     probes: Any = None,
@@ -118,7 +135,10 @@ def equivariantize_(
             signature,
             method,
             frame,
+            penalty,
             softness,
+            hidden,
+            targets,
             calibrate,
             mask,
             probes,
@@ -132,22 +152,27 @@ def equivariantize_(
 
 
 def _wrap(model: nn.Module, asked: Asked, *, in_place: bool) -> nn.Module:
-    check_model(model, asked.group)
-    check_method(asked.method, asked.softness)
-    model = _plain(model)
+    model = prepared(model, asked)
     view = view_of(model, type(model)) if in_place else model
     if asked.at is not None:
         from .around import around  # few need it
 
         return around(model, view, asked, in_place=in_place)
     inputs = asked.inputs
-    handle = build(view, asked, inputs)
+    handle: Any
+    if asked.method == "average":
+        _only_soft(asked)
+        handle = build(view, asked, inputs)
+    else:
+        from .soft_build import build_soft  # few need it
+
+        handle = build_soft(view, asked, inputs)
     handle.in_place = in_place
     if handle.where is not None:
         what = "The layers to probe are found"
         handle.probes.insert(*(inputs or trial_example(view, handle.forward, what=what)))
     handle.module = install(model, handle, in_place=in_place)
-    if inputs is not None:
+    if inputs is not None and asked.method == "average":
         try:
             verify(handle, inputs, asked.tol)
         except Exception:
@@ -155,6 +180,36 @@ def _wrap(model: nn.Module, asked: Asked, *, in_place: bool) -> nn.Module:
                 model.__class__ = type(view)
             raise
     return handle.module
+
+
+def prepared(model: nn.Module, asked: Asked) -> nn.Module:
+    """The plain model, after what can be refused at once.
+
+    Raises:
+        CaptureError: the model is compiled, scripted or sharded; an unknown method.
+        SignatureError: a softness outside [0, 1].
+    """
+    check_model(model, asked.group)
+    check_method(asked.method, asked.softness)
+    return _plain(model)
+
+
+def _only_soft(asked: Asked) -> None:
+    """Nothing, or a sentence.
+
+    Raises:
+        SignatureError: an argument that belongs to the other methods.
+    """
+    for name, given in (
+        ("penalty", asked.penalty is not None),
+        ("hidden", asked.hidden != "auto"),
+        ("targets", asked.targets is not None),
+    ):
+        if given:
+            raise SignatureError(
+                f'{name}= came beside method="average", which leaves the weights alone: it belongs '
+                'to method="penalize" and method="project".'
+            )
 
 
 def _plain(model: nn.Module) -> nn.Module:

@@ -84,7 +84,7 @@ def _subclass(
         return twin
 
     def reduce(self: nn.Module, protocol: Any = None) -> Any:
-        return _rebuild, (handle.view, handle.frame, handle.spec())
+        return type(handle).from_spec, (handle.view, handle.frame, handle.spec())
 
     space: dict[str, Any] = {
         "__module__": original.__module__,
@@ -128,9 +128,3 @@ def _with_child(original: type[nn.Module], learned: nn.Module) -> dict[str, Any]
         return original.load_state_dict(self, {**state, **frame}, strict=strict, **kwargs)
 
     return {"_modules": property(modules), "load_state_dict": load_state_dict}
-
-
-def _rebuild(view: nn.Module, frame: Any, spec: dict[str, Any]) -> nn.Module:
-    from .handle import Handle
-
-    return Handle.from_spec(view, frame, spec)

@@ -55,17 +55,20 @@ def check_model(model: object, group: object) -> None:
         )
 
 
+METHODS = ("average", "penalize", "project")
+
+
 def check_method(method: str, softness: float | None) -> None:
     """Nothing, or a sentence.
 
     Raises:
-        CaptureError: a method that this version does not have.
+        CaptureError: an unknown method.
         SignatureError: a softness outside [0, 1].
     """
-    if method != "average":
+    if method not in METHODS:
         raise CaptureError(
-            f'method={method!r} was asked for; this version has method="average" (exact for any '
-            "model)."
+            f"method={method!r} was asked for; the methods are average (exact for any model), "
+            "penalize (weights pulled towards the symmetry) and project (onto it)."
         )
     if softness is not None and not 0 <= softness <= 1:
         raise SignatureError(

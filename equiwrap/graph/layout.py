@@ -1,0 +1,107 @@
+"""What weights can be projected on, and what the model is once they are: types and probe."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..reynolds import Projector
+from ..signature import Signature
+from .advice import fixes, size_to_use
+from .hidden import Hidden
+from .projections import projectors
+from .propagate import Typing, propagate
+from .snap import TOLERANCE, Probed, snap_and_probe
+
+__all__ = ["Layout", "lay_out"]
+
+NORMS = ("batchnorm2d", "batch_norm", "instancenorm2d", "instance_norm", "groupnorm", "group_norm")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """*`{path: P}` of the weights that can be projected, and the class of the projected model.*
+
+    `label` is EXACT (every node is equivariant once the weights are projected), MISALIGNED (all but
+    what lies behind samplings that are off their centre) or UNSOUND. `broken` are (name, kind,
+    reason, fix) of every node that keeps the model from being exact.
+    """
+
+    typing: Typing
+    probed: Probed
+    projectors: dict[str, Projector]
+    broken: tuple[tuple[str, str, str, str], ...]
+
+    @property
+    def scaled(self) -> frozenset[str]:
+        """The weights of layers that a normalisation follows at once."""
+        sites = [site for site in self.typing.sites.values() if not site.inner]
+        pairs = itertools.pairwise(sites)
+        found = [a.weights for a, b in pairs if b.operation.lower() in NORMS]
+        return frozenset(path for weights in found for path in weights if "weight" in path)
+
+    @property
+    def label(self) -> str:
+        """EXACT, MISALIGNED or UNSOUND."""
+        return self.probed.label
+
+    def sentence(self) -> str:
+        """Every node in the way, a line each."""
+        return "\n".join(
+            f"  {name}: {reason}" + (f": {fix}" if fix else "")
+            for name, _, reason, fix in self.broken
+        )
+
+
+def lay_out(
+    model: nn.Module,
+    signature: Signature,
+    inputs: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    hidden: Hidden | str = "trivial",
+) -> Layout:
+    """Propagate types on two samples of the example, project a float64 twin, compare every node.
+
+    The weights of a node that fails although its sampling is centred are left out: what was
+    proposed for them does not hold.
+
+    Raises:
+        CaptureError: the model does not run on the example.
+    """
+    few = tuple(_samples(signature, i, x, 1) for i, x in enumerate(inputs))
+    double = tuple(_samples(signature, i, x, 2) for i, x in enumerate(few))
+    modes = {m: m.training for m in model.modules()}
+    try:
+        model.eval()
+        typing = propagate(model, signature, double, kwargs, hidden=hidden)
+        probed = snap_and_probe(model, typing, few, kwargs)
+        size = size_to_use(model, typing, few, kwargs) if typing.misaligned else None
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+    found = projectors(model, typing)
+    broken = list(fixes(typing, size))
+    aligned = {site.at.key for site in typing.sites.values() if not site.broken}
+    if not typing.misaligned:
+        for site in probed.failing:
+            if site.at.key in aligned and site.kind is not None:
+                error = probed.errors.get(site.at.key, float("nan"))
+                words = f"differs by {error:.1e} after projection: its rule does not hold here"
+                broken.append((site.name, "rule", words, ""))
+                if error > TOLERANCE:
+                    found = {p: q for p, q in found.items() if p not in site.weights}
+                break
+    return Layout(typing, probed, found, tuple(broken))
+
+
+def _samples(signature: Signature, i: int, x: Any, count: int) -> Any:
+    """The first sample, or it twice."""
+    if not isinstance(x, Tensor) or not x.dim():
+        return x
+    kinds = signature.inputs
+    axis = (kinds[i][1].batch if i < len(kinds) else 0) or 0
+    return x.narrow(axis, 0, 1) if count == 1 else torch.cat([x] * count, axis)

@@ -1,0 +1,289 @@
+"""From what was asked to a handle with targets: types, hidden channels, the filter."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CaptureError, EquivarianceError, NoEffectWarning, SignatureError
+from ..graph.hidden import Hidden
+from ..graph.layout import Layout, lay_out
+from ..penalty import Target, read
+from ..signature import Signature
+from .build import Asked, read_signature, trial_example
+from .config import Config
+from .install import original_forward
+from .soft import Soft
+
+__all__ = ["build_soft", "project_"]
+
+HIDDEN = ("auto", "trivial", "regular", "matched")
+
+
+def build_soft(view: nn.Module, asked: Asked, inputs: tuple[Any, ...] | None) -> Soft:
+    """The handle of a penalised or projected model; nothing is installed.
+
+    Raises:
+        SignatureError: the arguments do not fit each other, or there is no example to type on.
+        CaptureError: the group moves no weights that could be projected.
+        EquivarianceError: the projected model would not be exact, and was to be.
+    """
+    _check(asked)
+    sig, notes = read_signature(view, asked.group, asked.signature, original_forward(view), inputs)
+    what = f'method="{asked.method}" follows the types through the layers'
+    inputs = inputs or trial_example(view, original_forward(view), what=what)
+    hidden, chosen = _hidden(view, sig, inputs, asked)
+    layout = lay_out(view, sig, inputs, {}, hidden)
+    hard = asked.method == "project" and not asked.softness
+    if hard and (layout.label != "EXACT" or asked.targets is not None):
+        raise EquivarianceError(_inexact(view, layout, sig))
+    kept = chooser(view, asked.targets)
+    targets = tuple(
+        Target(path, layout.projectors[path], tuple(read(view, path).shape), path in layout.scaled)
+        for path in _in_order(view, layout)
+        if kept(path)
+    )
+    if not targets:
+        warnings.warn(
+            f'method="{asked.method}" finds nothing to pull in this {type(view).__name__} under '
+            f"{sig.group}: every weight is equivariant already, is left out by targets=, or lies "
+            "behind a layer that is not followed (model.equiwrap.report()).",
+            NoEffectWarning,
+            stacklevel=4,
+        )
+    config = Config(
+        group=str(sig.group),
+        signature=str(sig),
+        method=asked.method,
+        softness=asked.softness,
+        penalty=_strength(asked),
+        hidden=hidden.mode,
+        targets=asked.targets if isinstance(asked.targets, str) else None,
+        probes=None if callable(asked.probes) else asked.probes,
+    )
+    verdict = (layout.label, tuple(_skipped(view, layout, kept)))
+    handle = Soft(view, sig, config, targets, verdict, (*notes, chosen, *_notes(layout)))
+    handle.where = asked.probes or None
+    return handle
+
+
+def _strength(asked: Asked) -> float | None:
+    if asked.method != "penalize":
+        return None
+    return 1e-2 if asked.penalty is None else asked.penalty
+
+
+def _check(asked: Asked) -> None:
+    """Nothing, or a sentence.
+
+    Raises:
+        SignatureError: an argument that belongs to another method.
+    """
+    method = f'method="{asked.method}"'
+    for name, given in (("frame", asked.frame != "auto"), ("mask", asked.mask), ("at", asked.at)):
+        if given:
+            raise SignatureError(f"{name}= came beside {method}, and belongs to the average.")
+    if asked.options:
+        raise SignatureError(
+            f"{', '.join(asked.options)} came beside {method}: options belong to frames."
+        )
+    if asked.method == "penalize" and asked.softness is not None:
+        raise SignatureError(
+            'softness= is a dial of the weights (method="project") or of the function '
+            '(method="average"); method="penalize" has penalty=.'
+        )
+    if asked.method == "project" and asked.penalty is not None:
+        raise SignatureError('penalty= came beside method="project": use method="penalize".')
+    if asked.penalty is not None and not asked.penalty >= 0:
+        raise SignatureError(f"penalty={asked.penalty} was given; a strength is 0 or more.")
+    if not isinstance(asked.hidden, Mapping) and asked.hidden not in HIDDEN:
+        raise SignatureError(
+            f"hidden={asked.hidden!r} was asked for: one of {', '.join(HIDDEN)}, or a mapping from "
+            'layers to axes, as in {"layer1.*": "(16 r)"}.'
+        )
+    if asked.hidden == "matched" and asked.calibrate is None:
+        raise SignatureError(
+            'hidden="matched" finds the channels that move alike on data: give calibrate=, '
+            "unlabelled inputs."
+        )
+
+
+def _hidden(
+    view: nn.Module, sig: Signature, inputs: tuple[Any, ...], asked: Asked
+) -> tuple[Hidden, str]:
+    """What hidden channels carry, and the sentence that says why.
+
+    Raises:
+        CaptureError: the group has no representation that weights could be averaged over.
+    """
+    group, asked_for = sig.group, asked.hidden
+    if group.order is None or not (group.lattice or group.orthogonal):
+        raise CaptureError(
+            f'method="{asked.method}" averages weights over a finite group, and {group} is not: '
+            "use a finite subgroup (C4, D4, O_h), the average over a frame, or the projections of "
+            "equiwrap.reynolds on layers whose representations you know."
+        )
+    if isinstance(asked_for, Mapping):
+        return Hidden(group, "trivial", asked_for), "Hidden channels are as hidden= says."
+    if asked_for == "matched" or (asked_for == "auto" and asked.calibrate is not None):
+        from ..graph.matching import match
+
+        hidden, found = match(view, sig, inputs, asked.calibrate)
+        return hidden, str(found)
+    if asked_for != "auto":
+        return Hidden(group, asked_for), f"Hidden channels: {asked_for}, as asked for."
+    if asked.method == "project":
+        why = "the weights are taken as they are (regular fields fit weights trained in them)"
+        return Hidden(group), f"Hidden channels: trivial, since {why}."
+    if _patches(view):
+        return Hidden(group), (
+            "Hidden channels: trivial, since pixels are only mixed by patches and tables."
+        )
+    return Hidden(group, "regular"), (
+        "Hidden channels: regular where |G| divides them, since training can sort itself into "
+        "them; for trained weights give calibrate=inputs, which matches them to what is there."
+    )
+
+
+def _patches(view: nn.Module) -> bool:
+    """True where no kernel overlaps its neighbour: a vision transformer."""
+    convs = [m for m in view.modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1]
+    return all(m.kernel_size == m.stride for m in convs)
+
+
+def _inexact(view: nn.Module, layout: Layout, sig: Signature) -> str:
+    """Why the projected model is not exact, every node by name."""
+    if layout.label == "EXACT":
+        return (
+            'targets= came beside method="project": an exact model needs all of its weights '
+            "projected. Give softness= to project some."
+        )
+    count = len(layout.broken)
+    lines = layout.sentence() or "  its output has no type under this signature"
+    return (
+        f"{type(view).__name__} is {layout.label} under {sig.group} once its weights are "
+        f"projected: the error of its output stays {layout.probed.output:.1e}. {count} nodes are "
+        f"in the way:\n{lines}\n"
+        'method="average" is exact for any model; softness= projects without this promise.'
+    )
+
+
+def _in_order(view: nn.Module, layout: Layout) -> list[str]:
+    """Paths as the model lists them."""
+    names = [n for n, _ in [*view.named_parameters(), *view.named_buffers()]]
+    return [n for n in names if n in layout.projectors]
+
+
+def chooser(view: nn.Module, given: Any) -> Callable[[str], bool]:
+    """Which paths `targets=` keeps: expressions of whole names of layers or weights, or a filter.
+
+    Raises:
+        SignatureError: an expression that is none, or that meets no weight.
+    """
+    if given is None:
+        return lambda path: True
+    if callable(given):
+        return lambda path: bool(given(view.get_submodule(path.rpartition(".")[0]), path))
+    wanted = [given] if isinstance(given, str) else list(given)
+    paths = [n for n, _ in [*view.named_parameters(), *view.named_buffers()]]
+    for pattern in wanted:
+        try:
+            found = any(_meets(pattern, path) for path in paths)
+        except (re.error, TypeError) as error:
+            raise SignatureError(
+                f"targets={pattern!r} is no regular expression: {error}."
+            ) from None
+        if not found:
+            raise SignatureError(
+                f"targets={pattern!r} meets no layer and no weight of this "
+                f"{type(view).__name__}: expressions are of whole names, as in r'layer1\\..*'."
+            )
+    return lambda path: any(_meets(pattern, path) for pattern in wanted)
+
+
+def _meets(pattern: str, path: str) -> bool:
+    parts = path.split(".")
+    return any(
+        re.fullmatch(pattern, ".".join(parts[:n])) for n in range(len(parts), len(parts) - 2, -1)
+    )
+
+
+def _skipped(view: nn.Module, layout: Layout, kept: Callable[[str], bool]) -> list[tuple[str, str]]:
+    """(path, why) of the parameters that are not pulled."""
+    lost: dict[str, str] = {}
+    for site in layout.typing.untyped:
+        if site.why is not None and not site.inner:
+            lost[site.name] = site.why.reason
+    found = []
+    for path, _ in view.named_parameters():
+        owner = path.rpartition(".")[0]
+        if path in layout.projectors:
+            if not kept(path):
+                found.append((path, "left out by targets="))
+        elif owner in lost:
+            found.append((path, f"not followed: the layer {lost[owner]}"))
+        elif path in {p for site in layout.typing.sites.values() for p in site.weights}:
+            found.append((path, "its rule does not hold here"))
+        else:
+            found.append((path, "equivariant already (P = 1)"))
+    return found
+
+
+def _notes(layout: Layout) -> list[str]:
+    """What the verdict means for training."""
+    names = ", ".join(name for name, *_ in layout.broken[:3])
+    if layout.label == "MISALIGNED":
+        fix = next((line[3] for line in layout.broken if line[3]), "")
+        return [
+            f"{len(layout.broken)} nodes sample off their centre ({names}, …): pulling the weights "
+            f"cannot mend that, {layout.probed.output:.1e} of the output's error stays. {fix}"
+        ]
+    if layout.label == "UNSOUND":
+        return [f"Not all of the model is followed ({names}): what lies behind is left free."]
+    return []
+
+
+def project_(
+    model: nn.Module,
+    group: Any = None,
+    signature: Any = None,
+    *,
+    example: Any = None,
+    hidden: Any = "auto",
+    calibrate: Any = None,
+    softness: float = 0.0,
+    targets: Any = None,
+) -> nn.Module:
+    """*W ← PW + b (W − PW)*, in place, for every weight that can be; returns the model.
+
+    Weights, tables and statistics only: the forward, the class and the keys stay as they are.
+    Arguments as in `equivariantize(method="project")`. b = 0 is exact, or refuses before it writes.
+
+    Raises:
+        EquivarianceError: b = 0, and the projected model would not be exact; every node is named.
+        SignatureError: the arguments do not fit each other or the model.
+        CaptureError: the model is compiled, scripted or sharded, or the group is not finite.
+    """
+    from .front import prepared
+
+    asked = Asked(
+        group,
+        signature,
+        method="project",
+        softness=softness,
+        hidden=hidden,
+        calibrate=calibrate,
+        targets=targets,
+        example=example,
+    )
+    plain = prepared(model, asked)
+    handle = build_soft(plain, asked, asked.inputs)
+    with torch.no_grad():
+        for target in handle.targets:
+            target.projector.lerp_(read(plain, target.path), 1.0 - softness)
+    return model
