@@ -441,7 +441,7 @@ def test_parameters_that_join_the_optimiser_later_decay_from_then_on():
     idle(optimizer)
     torch.testing.assert_close(model.second.weight.detach(), decayed(GROUP, start, 0.3, 1.0))
     model.second.weight.requires_grad_(False)
-    assert "second.weight: requires no gradient" in decay.report()
+    assert "second.weight: is frozen" in decay.report()
 
 
 def test_nothing_to_decay_is_said():

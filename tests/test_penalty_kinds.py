@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from test_decay import idle, train
-from test_penalty import PATHS, made, weights
+from test_penalty import PATHS, made, targets_in, weights
 from torch import nn
 
 import equiwrap as ew
@@ -20,16 +20,21 @@ from equiwrap.penalty import (
     DefectController,
     EquivarianceDecay,
     LearnedStrengths,
+    Moments,
+    Target,
     as_schedule,
     circuits,
     circuits_penalty,
+    data_penalty,
     energies,
     james_stein,
+    penalty,
     recalibrate,
     sampled_penalty,
     snap,
 )
-from equiwrap.reynolds import Orbits, orbits_of
+from equiwrap.representations import Regular
+from equiwrap.reynolds import Fields, Orbits, Side, orbits_of
 
 # -- schedules -------------------------------------------------------------------------------------
 
@@ -355,3 +360,67 @@ def test_attention_is_equivariant_where_its_circuits_are_whatever_its_weights_lo
 def test_heads_that_do_not_divide_are_refused():
     with pytest.raises(SignatureError, match="3 heads"):
         circuits(*attention(), 3)
+
+
+# -- weighted by data ------------------------------------------------------------------------------
+
+
+def test_the_data_penalty_of_a_convolution_is_the_mean_defect_over_elements_and_inputs():
+    model, targets = made()
+    model.eval()
+    x = torch.randn(5, 2, 8, 8, dtype=torch.float64) * torch.linspace(0.1, 6, 8)
+    moments = Moments.collect(model, [(x[:2], 0), (x[2:], 0)], targets)
+    total = 0.0
+    inputs = {PATHS[0]: x, PATHS[1]: model.norm(model.first(x)).relu()}
+    for path, h in inputs.items():
+        layer = model.get_submodule(path.rpartition(".")[0])
+
+        def linear(h, layer=layer):
+            return nn.functional.conv2d(h, layer.weight, None, padding=layer.padding)
+
+        for k in range(4):
+            gap = linear(torch.rot90(h, k, (2, 3))) - torch.rot90(linear(h), k, (2, 3))
+            total = total + gap.square().sum(1).mean() / 4
+    found = data_penalty(model, moments, 0.7, targets)
+    torch.testing.assert_close(found, 0.7 * total, rtol=1e-12, atol=0)
+    assert found > 1e-3
+    assert not torch.isclose(found, penalty(model, targets, 0.7), rtol=0.1)
+    grads = [torch.autograd.grad(v, [model.second.weight])[0] for v in (found, 0.7 * total)]
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["C4", "D4"])
+def test_the_data_penalty_of_regular_channels_is_the_mean_over_elements(name):
+    group = parse_group(name)
+    order = group.order
+    layer = nn.Linear(3 * order, 2 * order, bias=False).double()
+    target = Target("0.weight", Fields(group, Side(1, 2), Side(1, 3)), tuple(layer.weight.shape))
+    model = nn.Sequential(layer)
+    x = torch.randn(7, 3 * order, dtype=torch.float64) * torch.linspace(0, 2, 3 * order)
+    moments = Moments.collect(model, [x], [target])
+    regular = Regular(group).matrix(group.elements()).double()
+    total = 0.0
+    for g in regular:
+        into, out = (torch.kron(g, torch.eye(n, dtype=torch.float64)) for n in (3, 2))
+        gap = (x @ layer.weight.T) @ out.T - (x @ into.T) @ layer.weight.T
+        total = total + gap.square().sum(1).mean() / order
+    found = data_penalty(model, moments, targets=[target])
+    torch.testing.assert_close(found, total, rtol=1e-12, atol=0)
+    with torch.no_grad():
+        target.projector.lerp_(layer.weight, 1.0)
+    assert data_penalty(model, moments, targets=[target]) < 1e-26
+
+
+def test_layers_without_moments_are_named():
+    net = nn.Sequential(
+        nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(200, 4, 3)
+    )
+    targets = targets_in(net, ("0.weight", "1.weight", "2.weight"))
+    targets.append(Target("0.bias", Orbits(torch.zeros(4, dtype=torch.long)), (4,)))
+    moments = Moments.collect(net, [], targets)
+    assert not moments.matrices
+    said = list(moments.skipped.values())
+    for word, reason in zip(["groups", "padding", "1800 inputs", "not known"], said, strict=True):
+        assert word in reason
+    assert data_penalty(net, moments, targets=targets) == 0
+    assert not any(m._forward_pre_hooks for m in net.modules())

@@ -95,7 +95,7 @@ class Hidden:
             tried = self._tried.setdefault(path, {0, 1})
             size, order = self.sizes[path], len(self.images)
             fresh = [n for n in leads - tried if order and size % (n * order) == 0]
-            if fresh and self.leads.get(path, 1):
+            if fresh and self.leads.get(path, 1) and path not in self.given:
                 self.leads[path] = max(fresh)
                 tried.add(max(fresh))
             else:

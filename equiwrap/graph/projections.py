@@ -152,10 +152,14 @@ class Averaged(Projector):
 
 
 def _character(group: Group, kind: Kind, g: Tensor) -> float:
-    """*tr ρ(g)*: the product over the axes of the sums over their blocks."""
+    """*tr ρ(g)*: the product over the axes, those of a grid taken together."""
+    on_grid = [a for a in kind.axes if any(x.name in ("h", "w") for block in a for x in block)]
+    alone = [(axis,) for axis in kind.axes if axis not in on_grid]
     found = 1.0
-    for axis in kind.axes:
-        size = sum(_size(axis))
-        unit = torch.eye(size, dtype=torch.float64)
-        found *= float(Kind((free(size), axis)).act(group, g, unit).trace())
+    for axes in [*alone, tuple(on_grid)]:
+        sizes = [sum(_size(axis)) for axis in axes]
+        total = int(torch.Size(sizes).numel())
+        unit = torch.eye(total, dtype=torch.float64).reshape(total, *sizes)
+        moved = Kind((free(total), *axes)).act(group, g, unit)
+        found *= float(moved.reshape(total, total).trace())
     return found

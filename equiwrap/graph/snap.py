@@ -21,7 +21,7 @@ from .propagate import Site, Typing, generators
 from .twin import held_random, twin_of, warmed
 from .walk import Visit, attribute
 
-__all__ = ["Probed", "folded", "project_weights", "snap_and_probe"]
+__all__ = ["Probed", "folded", "moved_inputs", "project_weights", "snap_and_probe"]
 
 EXACT, MISALIGNED, UNSOUND = "EXACT", "MISALIGNED", "UNSOUND"
 TOLERANCE = 1e-9
@@ -63,13 +63,24 @@ def folded(
     """
     kinds = [kind for _, kind in typing.signature.inputs]
     done = []
-    for i, x in enumerate(inputs):
-        kind = kinds[i] if i < len(kinds) else None
-        if not isinstance(x, Tensor) or kind is None or kind.untouched:
-            done.append(_doubled(x))
-            continue
-        done.append(torch.cat([x, Kind.of(kind, x.shape).act(typing.group, g, x)], kind.batch or 0))
+    for i, (x, there) in enumerate(zip(inputs, moved_inputs(typing, g, inputs), strict=True)):
+        typed = i < len(kinds) and isinstance(x, Tensor) and not kinds[i].untouched
+        done.append(torch.cat([x, there], kinds[i].batch or 0) if typed else _doubled(x))
     return tuple(done), tree_map(_doubled, kwargs)
+
+
+def moved_inputs(typing: Typing, g: Elements, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """G x for every typed input, the others as they are.
+
+    Raises:
+        Untyped: an input cannot be moved.
+    """
+    kinds = [kind for _, kind in typing.signature.inputs]
+    done = []
+    for i, x in enumerate(inputs):
+        typed = i < len(kinds) and isinstance(x, Tensor) and not kinds[i].untouched
+        done.append(Kind.of(kinds[i], x.shape).act(typing.group, g, x) if typed else x)
+    return tuple(done)
 
 
 def _doubled(x: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import NoEffectWarning
-from ..reynolds.projector import wide
 from .schedule import Given, as_schedule
-from .targets import Strength, Target, checked, live, strength_at, targets_of
+from .steps import STEPS
+from .targets import Strength, Target, checked, strength_at, targets_of
 
 __all__ = ["EquivarianceDecay"]
 
 HALVES = (torch.float16, torch.bfloat16)
+
+Spot = tuple[Target, nn.Module, str, list[nn.Parameter]]
 
 
 class EquivarianceDecay:
@@ -75,8 +77,11 @@ class EquivarianceDecay:
         self.schedule = as_schedule(schedule, total)
         self.steps = self.waiting = 0
         self._pending: dict[str, list[float]] = {}  # path → Σ ηλ_G, Σ ηλ_perp
+        self._spots = self._spotted()
+        self._places: dict[int, tuple[int, int]] = {}  # parameter → its group, its place there
+        self._sizes: list[int] = []
         self._told = False
-        if not any(True for _ in self._trained()):
+        if not self._trained():
             warnings.warn(
                 f"None of the {len(self.targets)} targets is trained by this optimiser, so nothing "
                 f"will decay:\n{self.report()}",
@@ -93,8 +98,8 @@ class EquivarianceDecay:
             )
         if every < 1:
             raise ValueError(f"every={every} was asked for: it counts steps, 1 at least.")
-        if kind not in _STEPS:
-            raise ValueError(f"kind={kind!r} was asked for: the kinds are {', '.join(_STEPS)}.")
+        if kind not in STEPS:
+            raise ValueError(f"kind={kind!r} was asked for: the kinds are {', '.join(STEPS)}.")
         if separate is not None:
             if kind != "decay":
                 raise ValueError(f"separate= decays both parts, and kind={kind!r} was asked for.")
@@ -117,8 +122,8 @@ class EquivarianceDecay:
         found = getattr(optimizer, "found_inf", None)  # fused optimisers skip inside of step()
         if found is not None and float(found):
             return
-        factor = self.schedule(self.steps)
-        for target, _, rate in self._trained():
+        factor, trained = self.schedule(self.steps), self._trained()
+        for target, _, rate in trained:
             pair = self.separate or (0.0, strength_at(self.strength, target.path))
             sums = self._pending.setdefault(target.path, [0.0, 0.0])
             for i in (0, 1):
@@ -126,19 +131,22 @@ class EquivarianceDecay:
         self.steps += 1
         self.waiting += 1
         if self.waiting >= self.every:
-            self.flush()
+            self._apply(trained)
 
     def flush(self) -> None:
         """Apply what is pending, as before a checkpoint that is to be evaluated."""
+        self._apply(self._trained())
+
+    def _apply(self, trained: list[tuple[Target, Tensor, float]]) -> None:
         factor = self.schedule(max(self.steps - 1, 0))
         with torch.no_grad():
-            for target, weight, _ in self._trained():
+            for target, weight, _ in trained:
                 sums = self._pending.get(target.path)
                 if sums is None:
                     continue
                 bound = factor * strength_at(self.strength, target.path)
                 self._tell(weight, -math.expm1(-2 * (sums[1] - sums[0])))
-                _STEPS[self.kind](target, weight.detach(), sums, bound)
+                STEPS[self.kind](target, weight.detach(), sums, bound)
         self._pending.clear()
         self.waiting = 0
 
@@ -159,50 +167,66 @@ class EquivarianceDecay:
 
     # -- which -------------------------------------------------------------------------------------
 
-    def _rates(self) -> dict[int, float]:
-        """Parameter → learning rate.
+    def _rate(self, tensor: Tensor) -> float | None:
+        """The learning rate of a parameter, None where the optimiser does not train it.
 
         Raises:
-            ValueError: a group without a learning rate.
+            ValueError: its group has no learning rate.
         """
-        found: dict[int, float] = {}
-        for group in self.optimizer.param_groups:
-            if group.get("lr") is None:
-                raise ValueError(
-                    "A parameter group of the optimiser has no learning rate lr, and the decay is "
-                    "measured in learning rates: set one."
-                )
-            rate = float(group["lr"])
-            found.update((id(p), rate) for p in group["params"] if p.requires_grad)
+        if not tensor.requires_grad:
+            return None
+        groups = self.optimizer.param_groups
+        sizes, place = [len(g["params"]) for g in groups], self._places.get(id(tensor))
+        if sizes != self._sizes or (place and groups[place[0]]["params"][place[1]] is not tensor):
+            every = [
+                (id(p), (i, j)) for i, g in enumerate(groups) for j, p in enumerate(g["params"])
+            ]
+            self._sizes, self._places = sizes, dict(every)
+            place = self._places.get(id(tensor))
+        if place is None:
+            return None
+        rate = groups[place[0]].get("lr")
+        if rate is None:
+            raise ValueError(
+                "A parameter group of the optimiser has no learning rate lr, and the decay is "
+                "measured in learning rates: set one."
+            )
+        return float(rate)
+
+    def _spotted(self) -> list[Spot]:
+        """Each target with its module and name there, a buffer with the parameters around it."""
+        found = []
+        for target in self.targets:
+            path, _, name = target.path.rpartition(".")
+            owner, around = self.model.get_submodule(path), []
+            if not isinstance(getattr(owner, name), nn.Parameter):
+                around = list(owner.parameters())
+                while path and not around:
+                    path = path.rpartition(".")[0]
+                    around = list(self.model.get_submodule(path).parameters())
+            found.append((target, owner, name, around))
         return found
 
     def _classified(self) -> Iterator[tuple[Target, Tensor, float | str]]:
         """Each target with its tensor, and its learning rate or the reason why it is left out."""
-        rates = self._rates()
-        for target, tensor in live(self.model, self.targets):
+        seen = set()
+        for target, owner, name, around in self._spots:
+            tensor = getattr(owner, name)
+            if id(tensor) in seen:
+                continue
+            seen.add(id(tensor))
             if isinstance(tensor, nn.Parameter):
-                frozen = "requires no gradient" if not tensor.requires_grad else ""
-                reason = frozen or "is not in the optimiser"
-                yield target, tensor, rates.get(id(tensor), reason)
-            elif not self.statistics:
-                yield target, tensor, "is a buffer, and statistics=False"
+                rate = self._rate(tensor)
+                reason = "is not in the optimiser" if tensor.requires_grad else "is frozen"
+            elif self.statistics:
+                rate = next((r for r in map(self._rate, around) if r is not None), None)
+                reason = "is a buffer of a layer that is not trained"
             else:
-                yield target, tensor, self._of_layer(target.path, rates)
+                rate, reason = None, "is a buffer, and statistics=False"
+            yield target, tensor, reason if rate is None else rate
 
-    def _of_layer(self, path: str, rates: dict[int, float]) -> float | str:
-        """The rate of the smallest module around a buffer that has parameters."""
-        while path:
-            path = path.rpartition(".")[0]
-            inside = list(self.model.get_submodule(path).parameters())
-            if inside:
-                known = (rates[id(p)] for p in inside if id(p) in rates)
-                return next(known, "is a buffer of a layer that is not trained")
-        return "is a buffer of a model without parameters"
-
-    def _trained(self) -> Iterator[tuple[Target, Tensor, float]]:
-        for target, tensor, rate in self._classified():
-            if isinstance(rate, float):
-                yield target, tensor, rate
+    def _trained(self) -> list[tuple[Target, Tensor, float]]:
+        return [(t, w, rate) for t, w, rate in self._classified() if isinstance(rate, float)]
 
     def report(self) -> str:
         """One line for each target: its strength and learning rate, or why it is left out."""
@@ -243,40 +267,3 @@ class EquivarianceDecay:
         self.steps, self.waiting = state["steps"], state["waiting"]
         self._pending = {path: list(sums) for path, sums in state["pending"].items()}
         self.strength = state["strength"]
-
-
-def _decay(target: Target, weight: Tensor, sums: list[float], bound: float) -> None:
-    """PW e^{−2Σηλ_G} + R e^{−2Σηλ_perp}."""
-    common, rest = sums
-    if rest != common:
-        target.projector.lerp_(weight, -math.expm1(-2 * (rest - common)))
-    if common:
-        weight.mul_(math.exp(-2 * common))
-
-
-def _lasso(target: Target, weight: Tensor, sums: list[float], bound: float) -> None:
-    """PW + R max(0, 1 − Σηλ/|R|); |R| stays on its device."""
-    kept, rest, size = _split(target, weight)
-    weight.copy_(kept + rest * (1 - sums[1] / size).clamp(min=0))
-
-
-def _ball(target: Target, weight: Tensor, sums: list[float], bound: float) -> None:
-    """PW + R min(1, b|PW|/|R|)."""
-    kept, rest, size = _split(target, weight)
-    weight.copy_(kept + rest * (bound * torch.linalg.vector_norm(kept) / size).clamp(max=1))
-
-
-def _split(target: Target, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """PW, R, |R| in float32 at least; |R| above 0."""
-    wider = wide(weight)
-    kept = target.projector(wider)
-    rest = wider - kept
-    size = torch.linalg.vector_norm(rest)
-    return kept, rest, size.clamp(min=torch.finfo(size.dtype).tiny)
-
-
-_STEPS: dict[str, Callable[[Target, Tensor, list[float], float], None]] = {
-    "decay": _decay,
-    "lasso": _lasso,
-    "ball": _ball,
-}

@@ -182,7 +182,7 @@ class TensorProduct(Representation):
 
     @property
     def size(self) -> int:
-        return prod(part.size for part in self.parts)
+        return prod([part.size for part in self.parts])
 
     @property
     def moves(self) -> bool:

@@ -6,9 +6,9 @@ An axis is a sum of *pieces* `(l, ρ)` or `(l, ρ, j)`: l copies, each ρ's entr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -43,7 +43,7 @@ class Homs:
         return len(self.basis)
 
 
-Find = Callable[[Any, Any], Homs]  # (ρ_out, ρ_in) of two pieces → their Homs
+Table = tuple[tuple[Homs, ...], ...]  # one row a piece of the outputs
 
 
 def pieces(rep: Representation) -> tuple[Piece, ...]:
@@ -85,45 +85,62 @@ def sizes(piece: Piece) -> tuple[int, int, int]:
     return (piece[0], piece[1].size, piece[2] if len(piece) == 3 else 1)
 
 
-def pairs(
-    out: Sequence[Piece], into: Sequence[Piece], find: Find
-) -> Iterator[tuple[Piece, Piece, Homs]]:
-    """Every pair of pieces, row by row, with what commutes between them."""
-    for a in out:
-        for b in into:
-            yield a, b, find(a[1], b[1])
+def table_of(
+    out: Sequence[Piece], into: Sequence[Piece], find: Callable[[Any, Any], Homs]
+) -> Table:
+    """What commutes between every two pieces, `find(ρ_out, ρ_in)`."""
+    return tuple(tuple(find(a[1], b[1]) for b in into) for a in out)
 
 
-def rank_of(out: Sequence[Piece], into: Sequence[Piece], find: Find) -> int:
+def rank_of(out: Sequence[Piece], into: Sequence[Piece], table: Table) -> int:
     """*Σ l j l' j' dim Hom* over the pairs of pieces."""
-    copies = [(prod(sizes(a)[::2]) * prod(sizes(b)[::2]), h) for a, b, h in pairs(out, into, find)]
-    return sum(n * h.count for n, h in copies)
+    rows, columns = ([prod(sizes(p)[::2]) for p in side] for side in (out, into))
+    return sum(
+        a * b * homs.count
+        for a, row in zip(rows, table, strict=True)
+        for b, homs in zip(columns, row, strict=True)
+    )
+
+
+def check_shape(weight: Tensor, o: int, i: int, kernel: tuple[int, ...] = ()) -> None:
+    """Nothing, or a sentence: `[o, i, *kernel]`, or a bias `[o]` where i = 1.
+
+    Raises:
+        SignatureError: the weight has another shape.
+    """
+    shape = tuple(weight.shape)
+    if shape != (o, i, *kernel) and not (shape == (o,) and i == 1 and not kernel):
+        raise SignatureError(
+            f"A weight of shape {list(shape)} was given to a projection of weights of shape "
+            f"{[o, i, *kernel]}{f' or [{o}]' if i == 1 and not kernel else ''}: the "
+            "representations and the kernel must be those of its axes."
+        )
 
 
 def project_blocks(
-    weight: Tensor, out: Sequence[Piece], into: Sequence[Piece], find: Find
+    weight: Tensor,
+    out: Sequence[Piece],
+    into: Sequence[Piece],
+    table: Table,
+    kernel: tuple[int, ...] = (),
 ) -> Tensor:
-    """*(PW)[block] = Σ_q ⟨Q_q, W[block]⟩ Q_q*: `W[o, i, *pixels]`, or a bias `[o]` → the same.
+    """*(PW)[block] = Σ_q ⟨Q_q, W[block]⟩ Q_q*: `W[o, i, *kernel]`, or a bias `[o]` → the same.
 
-    O(|W| q); no basis of more than one pair of representations is ever built.
+    O(|W| q), in float32 at least, under autocast too; no basis of more than one pair of
+    representations is ever built.
 
     Raises:
         SignatureError: the pieces are not those of the axes of W.
     """
-    o, i = (sum(prod(sizes(p)) for p in side) for side in (out, into))
-    shape = (o, i) if weight.ndim > 1 else (o,)
-    if tuple(weight.shape[:2]) != shape or (weight.ndim == 1 and i != 1):
-        raise SignatureError(
-            f"A weight of shape {list(weight.shape)} was given for representations of sizes "
-            f"{o} (out) and {i} (in): its first axes must have these lengths."
-        )
-    view = wide(weight).reshape(o, i, -1)
-    rows = []
-    for a, row in zip(out, view.split([prod(sizes(a)) for a in out], 0), strict=True):
-        columns = row.split([prod(sizes(b)) for b in into], 1)
-        found = [_block(x, a, b, find(a[1], b[1])) for x, b in zip(columns, into, strict=True)]
-        rows.append(torch.cat(found, 1))
-    return torch.cat(rows).reshape(weight.shape).to(weight.dtype)
+    rows, columns = ([prod(sizes(p)) for p in side] for side in (out, into))
+    check_shape(weight, sum(rows), sum(columns), kernel)
+    view = wide(weight).reshape(sum(rows), sum(columns), -1)
+    found = []
+    with torch.autocast(weight.device.type, enabled=False):
+        for a, row, homs in zip(out, view.split(rows), table, strict=True):
+            blocks = zip(row.split(columns, 1), into, homs, strict=True)
+            found.append(torch.cat([_block(x, a, b, h) for x, b, h in blocks], 1))
+    return torch.cat(found).reshape(weight.shape).to(weight.dtype)
 
 
 def _block(block: Tensor, out: Piece, into: Piece, homs: Homs) -> Tensor:
@@ -145,8 +162,9 @@ def _block(block: Tensor, out: Piece, into: Piece, homs: Homs) -> Tensor:
 
 
 @lru_cache(maxsize=1024)
+@torch.inference_mode(False)
 def _cast(homs: Homs, dtype: torch.dtype, device: str) -> Tensor:
-    """The basis beside the weight; it is copied to another device once.
+    """The basis beside the weight; it is copied to another device once, and is no inference tensor.
 
     Raises:
         SignatureError: the basis is complex and the weight is real.
@@ -180,23 +198,26 @@ class Blocks(Projector):
     out: tuple[Piece, ...]
     into: tuple[Piece, ...]
     kernel: tuple[int, ...] = ()
+    table: Table = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        find = partial(homs_of, self.group)
+        object.__setattr__(self, "table", table_of(self.out, self.into, find))
 
     @property
     def rank(self) -> int:
         """*Σ over pairs of copies · dim Hom.*"""
-        return rank_of(self.out, self.into, self._homs) * prod(self.kernel)
+        return rank_of(self.out, self.into, self.table) * prod(self.kernel)
 
     def __call__(self, weight: Tensor) -> Tensor:
-        return project_blocks(weight, self.out, self.into, self._homs)
+        return project_blocks(weight, self.out, self.into, self.table, self.kernel)
 
     def lerp_(self, weight: Tensor, t: float) -> None:
         weight.detach().lerp_(self(weight.detach()), t)
 
-    def _homs(self, rep_out: Representation, rep_in: Representation) -> Homs:
-        return homs_of(self.group, rep_out, rep_in)
-
 
 @lru_cache(maxsize=1024)
+@torch.inference_mode(False)
 def homs_of(group: Group, rep_out: Representation, rep_in: Representation) -> Homs:
     """`intertwiners`, with the two cases that need no product: all of them, and multiples of 1."""
     basis = intertwiners(group, rep_out, rep_in)

@@ -9,6 +9,7 @@ where a· turns the kernel. Where one side rests there is no c (lifting and pool
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -70,18 +71,20 @@ class Fields(Projector):
 
     def __call__(self, weight: Tensor) -> Tensor:
         view = self._view(wide(weight))
-        parts = [self._spread(self._mean(p), p) for p in view.split(self._rows(view), 2)]
+        with torch.autocast(weight.device.type, enabled=False):
+            parts = [self._spread(self._mean(p), p) for p in view.split(self._rows(view), 2)]
         return torch.cat(parts, 2).reshape(weight.shape).to(weight.dtype)
 
     def lerp_(self, weight: Tensor, t: float) -> None:
         weight = weight.detach()
         held = weight if weight.is_contiguous() else weight.contiguous()
         view = self._view(held)
-        for part in view.split(self._rows(view), 2):
-            wider = wide(part)
-            self._pull(self._mean(wider), wider, t)
-            if wider is not part:
-                part.copy_(wider)
+        with torch.autocast(weight.device.type, enabled=False):
+            for part in view.split(self._rows(view), 2):
+                wider = wide(part)
+                self._pull(self._mean(wider), wider, t)
+                if wider is not part:
+                    part.copy_(wider)
         if held is not weight:
             weight.copy_(held)
 
@@ -106,7 +109,7 @@ class Fields(Projector):
     def _mean(self, view: Tensor) -> Tensor:
         """*ψ[c, l, j, l', j', x] = mean_a a⁻¹·W[a, ac]*."""
         turns = _turns(self.group, self.kernel, view.dtype, str(view.device))
-        total: Tensor | None = None
+        sums: list[Tensor] = []
         for (a, pairs), turn in zip(self._pairs(), turns, strict=True):
             if len(pairs) > 1:  # all of W[a] is read
                 row = view[:, a] if turn is None else view[:, a] @ turn
@@ -114,25 +117,23 @@ class Fields(Projector):
             else:
                 block = view[:, a, :, :, pairs[0][1]]
                 blocks = [block if turn is None else block @ turn]
-            if total is None:
-                total = torch.stack(blocks)
-            else:
-                for mean, block in zip(total, blocks, strict=True):
-                    mean.add_(block)
-        assert total is not None
-        return total / len(turns)
+            if not sums:
+                sums = [block.clone() for block in blocks]
+                continue
+            for mean, block in zip(sums, blocks, strict=True):
+                mean.add_(block)
+        return torch.stack(sums) / len(turns)
 
-    def _turned(self, psi: Tensor, view: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _turned(self, psi: Tensor, view: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """All (block of W at [a, ac], a·ψ[c])."""
         turns = _turns(self.group, self.kernel, view.dtype, str(view.device))
-        found = []
         for (a, pairs), turn in zip(self._pairs(), turns, strict=True):
             moved = psi if turn is None else psi @ turn.mT
-            found += [(view[:, a, :, :, at], moved[c]) for c, at in pairs]
-        return found
+            for c, at in pairs:
+                yield view[:, a, :, :, at], moved[c]
 
     def _spread(self, psi: Tensor, like: Tensor) -> Tensor:
-        found = torch.empty_like(like)
+        found = torch.empty(like.shape, dtype=like.dtype, device=like.device)
         for block, mean in self._turned(psi, found):
             block.copy_(mean)
         return found

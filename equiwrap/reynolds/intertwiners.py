@@ -29,7 +29,7 @@ def intertwiners(group: Group, rep_out: Representation, rep_in: Representation) 
     write into it. For connected groups, and finite ones, these are all equivariant maps; compact or
     not, orthogonal or not.
 
-    Error: 1e-14 (SO(3), v ⊗ v → v ⊗ v), the rounding of the decomposition.
+    Error: ‖ρ_out(g) B − B ρ_in(g)‖ = 1e-15 ‖ρ(g)‖, v ⊗ v → v ⊗ v of SO(3), SO(4), SO+(1,3), GL(3).
     Source: Finzi, Welling and Wilson 2021, §4 (generators); the dρ(X) are forward derivatives.
 
     Raises:
@@ -42,6 +42,7 @@ def intertwiners(group: Group, rep_out: Representation, rep_in: Representation) 
     return _remembered(group, rep_out, rep_in)
 
 
+@torch.inference_mode(False)  # what is remembered must serve training too
 def _found(group: Group, rep_out: Representation, rep_in: Representation) -> Tensor:
     outs = rep_out.parts if isinstance(rep_out, Sum) else (rep_out,)
     ins = rep_in.parts if isinstance(rep_in, Sum) else (rep_in,)
@@ -77,8 +78,8 @@ def _null_space(group: Group, rep_out: Representation, rep_in: Representation) -
     ]
     if not rows:
         return torch.eye(o * i, dtype=torch.float64).reshape(-1, o, i)
-    _, values, vectors = torch.linalg.svd(torch.cat(rows), full_matrices=True)
-    values = torch.nn.functional.pad(values, (0, o * i - len(values)))
+    square = torch.linalg.qr(torch.cat(rows), mode="r").R  # the same null space, o·i rows
+    _, values, vectors = torch.linalg.svd(square)
     values = values / values.amax().clamp(min=1.0)
     if ((values > ZERO) & (values < CLEAR)).any():
         near = ", ".join(f"{float(v):.1e}" for v in values if v < 1e-3)

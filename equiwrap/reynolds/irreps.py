@@ -8,7 +8,7 @@ D = ℝ, ℂ or ℍ, acting as I_n ⊗ D on d = n, 2n, 4n entries; between diffe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import GroupError
 from ..groups import Elements
 from ..representations import Representation
-from .blocks import Homs, project_blocks, rank_of
+from .blocks import Homs, Table, project_blocks, rank_of, table_of
 from .projector import Projector
 
 __all__ = ["Angular", "Irrep", "Irreps", "frequency", "quaternion", "spin", "unitary"]
@@ -108,20 +108,25 @@ class Irreps(Projector):
     out: tuple[tuple[int, Irrep], ...]
     into: tuple[tuple[int, Irrep], ...]
     kernel: tuple[int, ...] = ()
+    table: Table = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", table_of(self.out, self.into, commutant))
 
     @property
     def rank(self) -> int:
         """*Σ over pairs of copies of one irrep · dim D.*"""
-        return rank_of(self.out, self.into, commutant) * prod(self.kernel)
+        return rank_of(self.out, self.into, self.table) * prod(self.kernel)
 
     def __call__(self, weight: Tensor) -> Tensor:
-        return project_blocks(weight, self.out, self.into, commutant)
+        return project_blocks(weight, self.out, self.into, self.table, self.kernel)
 
     def lerp_(self, weight: Tensor, t: float) -> None:
         weight.detach().lerp_(self(weight.detach()), t)
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def commutant(out: Irrep, into: Irrep) -> Homs:
     """I_n/√n ⊗ D between two irreps; empty where they differ."""
     if out.label != into.label:

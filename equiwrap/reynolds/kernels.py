@@ -15,7 +15,8 @@ from .projector import Projector, wide
 
 __all__ = ["Kernels", "kernel_matrix", "project_kernel"]
 
-CHUNK = 9 << 13  # entries at a time, so that they stay in the cache
+CHUNK = 9 << 12  # entries at a time, so that they stay in the cache
+MANY = 128  # pixels, beyond which sums over orbits take half the time of M on a CPU
 
 
 def kernel_matrix(group: Group, sides: tuple[int, ...], like: Tensor) -> Tensor:
@@ -72,23 +73,44 @@ class Kernels(Projector):
         return round(float(one)) * self.shape[0] * self.shape[1]
 
     def __call__(self, weight: Tensor) -> Tensor:
-        return project_kernel(self.group, wide(weight)).to(weight.dtype)
+        with torch.autocast(weight.device.type, enabled=False):
+            return project_kernel(self.group, wide(weight)).to(weight.dtype)
 
     def lerp_(self, weight: Tensor, t: float) -> None:
+        with torch.autocast(weight.device.type, enabled=False):
+            self._lerp_(weight, t)
+
+    def _lerp_(self, weight: Tensor, t: float) -> None:
         flat = weight.detach().flatten(2).flatten(0, 1)
-        pixels = flat.shape[1]
-        matrix = _matrix(self.group, self.shape[2:], torch.float64, "cpu")
-        # W + W t(M − 1), not W (1 + t(M − 1)): the latter, rounded, scales PW at every small step
-        step = matrix if t == 1 else t * (matrix - torch.eye(pixels, dtype=matrix.dtype))
-        step = step.to(weight.device, wide(weight[:0]).dtype)
+        pixels, kind = flat.shape[1], wide(weight[:0]).dtype
+        matrix = _matrix(self.group, self.shape[2:], kind, str(weight.device))
+        many = pixels > MANY and weight.is_cpu
+        orbits = _orbits(self.group, self.shape[2:], kind) if many else None
         for part in flat.split(max(1, CHUNK // pixels)):
             wider = wide(part)
-            moved = wider @ step
-            part.copy_(moved if t == 1 else moved.add_(wider))
+            # the rounded matrix 1 + t(M − 1) would scale PW at every small step: hence lerp_
+            kept = _means(wider, *orbits) if orbits else wider @ matrix
+            part.copy_(kept if t == 1 else wider.lerp_(kept, t))
         if flat.data_ptr() != weight.data_ptr():  # weights in another memory format
             weight.detach().copy_(flat.reshape(weight.shape))
 
 
 @lru_cache(maxsize=64)
 def _matrix(group: Group, sides: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
-    return kernel_matrix(group, sides, torch.empty(0, dtype=dtype, device=device))
+    with torch.inference_mode(False):  # what is cached may meet autograd later
+        return kernel_matrix(group, sides, torch.empty(0, dtype=dtype, device=device))
+
+
+@lru_cache(maxsize=64)
+def _orbits(group: Group, sides: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Number of the orbit of each pixel, one over the size of each orbit."""
+    with torch.inference_mode(False):
+        first = _matrix(group, sides, torch.float64, "cpu").ne(0).double().argmax(1)
+        label = first.unique(return_inverse=True)[1]
+        return label, 1 / label.bincount().to(dtype)
+
+
+def _means(kernels: Tensor, label: Tensor, share: Tensor) -> Tensor:
+    """*MW*, `kernels[n, pixels]`: sums over orbits, spread."""
+    sums = kernels.new_zeros(len(kernels), len(share)).index_add_(1, label, kernels)
+    return sums.mul_(share).index_select(1, label)

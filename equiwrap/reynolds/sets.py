@@ -13,6 +13,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from .blocks import check_shape
 from .orbits import orbit_mean
 from .projector import Projector, wide
 
@@ -22,6 +23,7 @@ Axis = tuple[int, int, int]  # (l, k, j)
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def patterns(n: int, order: int, device: str = "cpu") -> Tensor:
     """`label[nᵏ]`: the number of the pattern of equal indices of each tuple, from 0.
 
@@ -60,6 +62,7 @@ class Sets(Projector):
     def __call__(self, weight: Tensor) -> Tensor:
         (p, k, j), (m, q, i) = self.out, self.into
         rows, columns = self.n**k, self.n**q
+        check_shape(weight, p * rows * j, m * columns * i)
         view = wide(weight).reshape(p, rows, j, m, columns, i)
         if k == q == 1:
             found = _diagonal_and_rest(view)
@@ -81,6 +84,5 @@ def _diagonal_and_rest(view: Tensor) -> Tensor:
     rest = (view.sum((1, 4)) - diagonal.sum(-1)) / max(n * (n - 1), 1)
     step = diagonal.mean(-1) - rest
     eye = torch.eye(n, dtype=view.dtype, device=view.device)
-    return torch.einsum("pjmi,ab->pajmbi", step, eye) + torch.einsum(
-        "pjmi,ab->pajmbi", rest, torch.ones_like(eye)
-    )
+    spread = (slice(None), None, slice(None), slice(None), None)  # [p, 1, j, m, 1, i]
+    return rest[spread] + step[spread] * eye[:, None, None, :, None]

@@ -7,7 +7,7 @@ representations allow, and sampled on the taps; P projects onto the span of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import pi
 
@@ -18,7 +18,7 @@ from ..errors import GroupError
 from ..grids import axes_of
 from ..groups import Group
 from ..representations import Representation, Sum, TensorProduct, Trivial
-from .blocks import Homs, Piece, project_blocks, rank_of, sizes
+from .blocks import Homs, Piece, Table, project_blocks, rank_of, sizes, table_of
 from .intertwiners import intertwiners
 from .irreps import Angular
 from .projector import Projector
@@ -41,9 +41,11 @@ class Steerable(Projector):
 
     P² = P = Pᵀ in Frobenius's metric, exactly; PW commutes with the quarter turns and mirrors of
     the lattice that the group has, exactly. With every other element it is equivariant in the limit
-    of smooth inputs only, and no mean over the group: see `steering_error`.
+    of smooth inputs only, and no mean over the group: see `steering_error`. A bias takes `Blocks`.
 
-    Error: rounding of the dtype, as a projection; as a symmetry `steering_error`.
+    Error: rounding of the dtype, as a projection. As a symmetry, `steering_error` of projected
+    random kernels, k = 3 … 9, is at most 0.12 on waves of 4 pixels, 0.07 of 8; of free ones 0.7
+    to 1.4.
     Source: Weiler and Cesa 2019, §2 (the constraint); sampling after Freeman and Adelson 1991.
     """
 
@@ -51,23 +53,28 @@ class Steerable(Projector):
     out: tuple[Piece, ...]
     into: tuple[Piece, ...]
     k: int
+    table: Table = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        def find(rep_out: Representation, rep_in: Representation) -> Homs:
+            return sampled(self.group, rep_out, rep_in, self.k)
+
+        object.__setattr__(self, "table", table_of(self.out, self.into, find))
 
     @property
     def rank(self) -> int:
         """Independent sampled kernels, once a pair of copies."""
-        return rank_of(self.out, self.into, self._homs)
+        return rank_of(self.out, self.into, self.table)
 
     def __call__(self, weight: Tensor) -> Tensor:
-        return project_blocks(weight, self.out, self.into, self._homs)
+        return project_blocks(weight, self.out, self.into, self.table, (self.k, self.k))
 
     def lerp_(self, weight: Tensor, t: float) -> None:
         weight.detach().lerp_(self(weight.detach()), t)
 
-    def _homs(self, rep_out: Representation, rep_in: Representation) -> Homs:
-        return sampled(self.group, rep_out, rep_in, self.k)
-
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def sampled(group: Group, rep_out: Representation, rep_in: Representation, k: int) -> Homs:
     """`Q[q, o, i, k²]`: an orthonormal basis of the sampled kernels between two representations.
 

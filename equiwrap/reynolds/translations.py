@@ -14,6 +14,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .blocks import check_shape
 from .orbits import orbit_mean
 from .projector import Projector, wide
 
@@ -76,10 +77,12 @@ class Translations(Projector):
     def _view(self, weight: Tensor) -> Tensor:
         """`[(l x j), (m y i)] → [l, j, m, i, x, y]`."""
         (p, j), (m, i), places = self.out, self.into, prod(self.sides)
+        check_shape(weight, p * places * j, m * places * i)
         return weight.reshape(p, places, j, m, places, i).permute(0, 2, 3, 5, 1, 4)
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _differences(sides: tuple[int, ...], periodic: bool, device: str) -> Tensor:
     """`label[x, y]`, flat: the number of x − y, modulo the sides where the grid is periodic."""
     at = torch.cartesian_prod(*map(torch.arange, sides)).reshape(-1, len(sides))

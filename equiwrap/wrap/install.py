@@ -20,6 +20,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from .handle import Handle
+    from .soft import Soft
 
 __all__ = ["PREFIX", "handle_of", "install", "original_forward", "view_of"]
 
@@ -52,7 +53,7 @@ def original_forward(view: nn.Module) -> Any:
     )
 
 
-def install(model: nn.Module, handle: Handle, *, in_place: bool) -> nn.Module:
+def install(model: nn.Module, handle: Handle | Soft, *, in_place: bool) -> nn.Module:
     """The wrapped module: `model` itself with its class swapped, or a second object beside it."""
     original = type(model)
     generated = _subclass(original, handle, handle.frame if _has_state(handle.frame) else None)
@@ -67,7 +68,7 @@ def _has_state(frame: nn.Module) -> bool:
 
 
 def _subclass(
-    original: type[nn.Module], handle: Handle, learned: nn.Module | None
+    original: type[nn.Module], handle: Handle | Soft, learned: nn.Module | None
 ) -> type[nn.Module]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return handle(*args, **kwargs)

@@ -18,6 +18,7 @@ from .install import view_of
 if TYPE_CHECKING:
     from ..graph.probes import Probes
     from .handle import Handle
+    from .soft import Soft
 
 __all__ = ["ModelProbes", "ProbeReport"]
 
@@ -61,7 +62,7 @@ class ModelProbes:
     of another shape come: the types of the nodes follow from the sizes.
     """
 
-    def __init__(self, handle: Handle, where: Any) -> None:
+    def __init__(self, handle: Handle | Soft, where: Any) -> None:
         self.handle, self.where = handle, where
         self.inner: Probes | None = None
         self._shapes: Any = None

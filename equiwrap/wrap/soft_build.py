@@ -133,7 +133,7 @@ def _hidden(
     if asked_for == "matched" or (asked_for == "auto" and asked.calibrate is not None):
         from ..graph.matching import match
 
-        hidden, found = match(view, sig, inputs, asked.calibrate)
+        hidden, found = match(view, sig, asked.calibrate)
         return hidden, str(found)
     if asked_for != "auto":
         return Hidden(group, asked_for), f"Hidden channels: {asked_for}, as asked for."

@@ -3,9 +3,9 @@
     python recipes/bench/penalty.py --threads 1 --out penalty.md
 
 In shares of one forward and backward pass of the plain model; all take turns within each round,
-process time, the median of the rounds' ratios and the smallest. C4 on random weights: trivial
-channels (kernels wider than a pixel, position tables), or regular channels on every convolution and
-linear layer. The optimiser does nothing: what is timed is its hook.
+process time, medians of the rounds' ratios and ratios of minima. C4 on random weights: trivial
+hidden channels (kernels wider than a pixel, position tables), or regular ones (every convolution,
+linear layer and normalisation). The optimiser does nothing: what is timed is its hook.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ import argparse
 import platform
 import time
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from statistics import median
 
 import timm
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 import equiwrap as ew
-from equiwrap.penalty import EquivarianceDecay, Target, penalty, sampled_penalty
-from equiwrap.reynolds import Fields, Kernels, Orbits, Projector, Side, orbits_of
+from equiwrap.penalty import sampled_penalty
 
-GROUP = ew.groups.parse_group("C4")
 MODELS = {"resnet50": {}, "vit_small_patch16_224": {"img_size": 64}}
 GOALS = {  # decay / step, sampled / decay
     ("resnet50", "trivial"): (0.06, 12),
@@ -46,41 +44,6 @@ class Idle(torch.optim.Optimizer):
         return None
 
 
-def targets(model: nn.Module, channels: str) -> list[Target]:
-    """The weights that are not equivariant whatever their values."""
-    found = []
-    for path, module in model.named_modules():
-        if not isinstance(module, (nn.Conv2d, nn.Linear)):
-            continue
-        shape = tuple(module.weight.shape)
-        if channels == "regular":
-            found.append((f"{path}.weight", regular(path, shape)))
-        elif len(shape) == 4 and shape[-1] > 1:
-            found.append((f"{path}.weight", Kernels(GROUP, shape)))
-    if hasattr(model, "pos_embed"):
-        found.append(("pos_embed", positions(model.pos_embed)))
-    return [Target(p, projector, tuple(model.get_parameter(p).shape)) for p, projector in found]
-
-
-def regular(path: str, shape: tuple[int, ...]) -> Projector:
-    """Copies of the regular representation on all channels but colours and classes."""
-    heads = {"qkv": (18, 1), "proj": (1, 6)}.get(path.rpartition(".")[2], (1, 1))
-    sides = [
-        Side(before, n // before // 4) if n not in (3, 1000) else Side(n, 1, False)
-        for n, before in zip(shape[:2], heads, strict=True)
-    ]
-    return Fields(GROUP, *sides, shape[2:])
-
-
-def positions(table: torch.Tensor) -> Projector:
-    """The orbits of the cells of a square grid behind one prefix token."""
-    _, tokens, width = table.shape
-    side = round((tokens - 1) ** 0.5)
-    index = torch.arange(tokens * width).reshape(tokens, width)
-    cells = index[1:].reshape(side, side, width)
-    return Orbits(orbits_of(index.numel(), [(cells, cells.rot90(1, (0, 1)))]))
-
-
 def turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each call in each round, after two rounds of warming up."""
     found: dict[str, list[float]] = {name: [] for name in calls}
@@ -96,19 +59,20 @@ def turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list
 def measured(name: str, channels: str, rounds: int) -> list[str]:
     """The lines of one model."""
     torch.manual_seed(0)
-    model = timm.create_model(name, **MODELS[name])
-    chosen = targets(model, channels)
+    plain = timm.create_model(name, **MODELS[name])
+    example = torch.randn(2, 3, 64, 64)
+    wanted = {"method": "penalize", "hidden": channels, "example": example, "penalty": 1e-2}
+    model = ew.equivariantize(plain, "C4", "b c h w -> b k", **wanted)
     x, y = torch.randn(16, 3, 64, 64), torch.randint(0, 1000, (16,))
-    sig = ew.Signature.parse("b c h w -> b k", GROUP)
     optimizers = {k: Idle(model.parameters()) for k in (1, 4)}
     for k, optimizer in optimizers.items():
-        EquivarianceDecay(model, optimizer, 1e-2, k, targets=chosen)
+        ew.EquivarianceDecay(model, optimizer, 1e-2, every=k)
 
     def step(sampled: bool = False) -> None:
         out = model(x)
         loss = cross_entropy(out, y)
         if sampled:
-            loss = loss + sampled_penalty(model, GROUP, x, signature=sig, output=out)
+            loss = loss + sampled_penalty(model, "C4", x, output=out)
         loss.backward()
 
     def four() -> None:
@@ -121,7 +85,7 @@ def measured(name: str, channels: str, rounds: int) -> list[str]:
             "sampled": lambda: step(True),
             "decay": optimizers[1].step,
             "four": four,
-            "loss": lambda: penalty(model, chosen, 1e-2).backward(),
+            "loss": lambda: model.equiwrap.penalty().backward(),
         },
         rounds,
     )
@@ -133,7 +97,7 @@ def measured(name: str, channels: str, rounds: int) -> list[str]:
         "loss": found["loss"],
         "sampled": extra,
     }
-    size = sum(model.get_parameter(t.path).numel() for t in chosen) / 1e6
+    size = sum(prod(t.shape) for t in model.equiwrap.targets) / 1e6
     goal, times = GOALS[name, channels]
     lines = []
     for what, seconds in costs.items():
