@@ -393,6 +393,33 @@ def test_tiny_decays_in_float32_leave_the_equivariant_part_where_it_is():
         torch.testing.assert_close(weight.norm(), old.norm(), rtol=3e-7, atol=0)
 
 
+@pytest.mark.parametrize("t", [1e-3, 0.4, 1.0, -0.2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("side", [3, 7, 12, 16])
+@pytest.mark.parametrize("name", ["C4", "D4"])
+def test_small_and_large_kernels_in_any_memory_format_move_towards_their_projection(
+    name, side, layout, t
+):
+    """Beyond 11 × 11 means over orbits take the place of the matrix."""
+    group = parse_group(name)
+    start = torch.randn(3, 2, side, side, dtype=torch.float64)
+    weight = start.clone(memory_format=layout)
+    Kernels(group, tuple(weight.shape)).lerp_(weight, t)
+    expected = start - t * residual(group, start)
+    torch.testing.assert_close(weight, expected, rtol=0, atol=1e-14)
+    assert weight.is_contiguous(memory_format=layout)
+
+
+def test_what_was_cached_in_inference_mode_serves_training():
+    model, targets = made()
+    with torch.inference_mode():
+        for target in targets:
+            target.projector.lerp_(torch.randn(target.shape, dtype=torch.float64), 0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    EquivarianceDecay(model, optimizer, 1.0, targets=targets)
+    assert factor(model, targets, lambda: idle(optimizer)) == pytest.approx(math.exp(-0.2))
+
+
 # -- which, and for how long -----------------------------------------------------------------------
 
 

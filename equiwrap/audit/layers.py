@@ -27,7 +27,7 @@ from ..groups import Elements, Group
 from ..measure import infinitesimal
 from ..measure.lie import drift
 
-__all__ = ["Key", "Row", "breaks", "layerwise", "lie_layerwise"]
+__all__ = ["Key", "Row", "added", "breaks", "layerwise", "lie_layerwise"]
 
 Key = tuple[str, int, str]
 DEAD = 1e-6  # an output that varies less than this over inputs says nothing
@@ -130,6 +130,26 @@ _SAMPLES = """MaxPool2d AvgPool2d AdaptiveAvgPool2d AdaptiveMaxPool2d max_pool2d
 adaptive_avg_pool2d adaptive_max_pool2d interpolate Upsample conv2d Conv2d conv_transpose2d roll
 ConvTranspose2d boolean_dispatch ZeroPad2d ReflectionPad2d ReplicationPad2d ConstantPad2d
 MultiheadAttention PixelShuffle lp_pool2d upsample"""
+
+
+def added(
+    typing: Typing, g: Elements, visit: Visit, run: Callable[[], Any]
+) -> tuple[Any, float | None]:
+    """The value of a node, and ‖f(ρ·) − ρ f(·)‖ of the operation itself; None without a type."""
+    site = typing.sites.get(visit.at.key)
+    held = _held(visit, site)
+    value = run()
+    kind, tensor = _first(site.kind, value) if site is not None else (None, None)
+    if site is None or kind is None:
+        return value, None
+    if visit.inner or not breaks(site):
+        return value, 0.0
+    try:
+        moved = kind.act(typing.group, g, kind.part(tensor, 0, 2))
+    except Untyped:
+        return value, None
+    own = _own(typing, g, visit, site, held, moved)
+    return value, None if own is None else float(own[0]) ** 0.5
 
 
 def _held(visit: Visit, site: Site | None) -> Any:

@@ -158,7 +158,7 @@ class Handle:
         """What, beside the model and the frame, rebuilds the wrapping."""
         return {"signature": self.signature, "config": self.config, "notes": self.notes}
 
-    def rebuild(self, view: nn.Module, frame: Frame) -> nn.Module:
+    def rebuild(self, view: nn.Module, frame: Any) -> nn.Module:
         """The same wrapping around another model of the same class."""
         twin = Handle.from_spec(view, frame, self.spec())
         getattr(twin, PREFIX).where = self.where

@@ -179,12 +179,7 @@ def met(make, plain: nn.Module, x: Tensor) -> dict[str, str]:
         ),
         "`deepcopy`, the same output": tried(lambda: same(copy.deepcopy(net)(x)[0], net(x)[0])),
         "`torch.export`": tried(lambda: torch.export.export(make(), (x,))),
-        "b can be moved": "yes" if hasattr(net, "equiwrap") and moves(net) else "no",
     }
-
-
-def moves(net: nn.Module) -> bool:
-    return hasattr(net.equiwrap, "set_softness")
 
 
 def same(a: Tensor, b: Tensor) -> None:
@@ -222,7 +217,7 @@ def cost(theirs: Theirs | None, rounds: int) -> list[str]:
         nets, built = {"plain": model}, {}
         makers = {
             "weights, b = 0.5": lambda m=model, x=x: projected(m, x[:1], 0.5),
-            "weights, folded": lambda: nets["weights, b = 0.5"].equiwrap.fold(),
+            "weights, folded": lambda n=nets: n["weights, b = 0.5"].equiwrap.fold(),
             "function, b = 0.5": lambda m=model: averaged(m, 0.5),
         }
         if theirs:
@@ -275,7 +270,6 @@ def main() -> None:
     page = []
     for part in chosen.only:
         page += [*tables[part](), ""]
-        print("\n".join(page[-40:]) if False else "", end="", flush=True)
     where = f"torch {torch.__version__}, {chosen.threads} thread, {platform.machine()}"
     page.append(f"{where}; theirs: {f'commit {theirs.commit}' if theirs else 'not given'}.")
     print("\n".join(page))

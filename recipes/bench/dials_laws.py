@@ -102,7 +102,7 @@ def defect(target: Target, group: ew.groups.Group, weight: Tensor) -> Tensor:
 
 def by_weight(net: nn.Module) -> float:
     """The worst weight."""
-    handle, worst = net.equiwrap, 0.0
+    handle, found = net.equiwrap, []
     for b in SOFTNESS:
         plain = handle.fold(b)
         for target in handle.targets:
@@ -110,8 +110,8 @@ def by_weight(net: nn.Module) -> float:
                 group = handle.signature.group
                 whole = defect(target, group, read(net, target.path))
                 soft = defect(target, group, read(plain, target.path))
-                worst = max(worst, float((soft - b * whole).abs().max() / whole.max()))
-    return worst
+                found.append((soft - b * whole).abs().max() / whole.max())
+    return float(torch.stack(found).max())  # nan if any is
 
 
 @torch.no_grad()
@@ -121,11 +121,9 @@ def by_function(model: nn.Module, group: str, x: Tensor) -> float:
     nets = {
         b: ew.equivariantize(model, group, signature, frame="whole", softness=b) for b in SOFTNESS
     }
-    whole, worst = gaps(model, signature, x), 0.0
-    for b, net in nets.items():
-        soft = gaps(net, signature, x)
-        worst = max(worst, float(((soft - b * whole).abs() / whole.amax(0)).max()))
-    return worst
+    whole = gaps(model, signature, x)
+    rest = [gaps(net, signature, x) - b * whole for b, net in nets.items()]
+    return float((torch.stack(rest).abs() / whole.amax(0)).max())
 
 
 def gaps(model: nn.Module, signature: ew.Signature, x: Tensor) -> Tensor:

@@ -1,0 +1,270 @@
+"""How far an operation can carry an error: ‖f(u) − f(v)‖ ≤ Σ_i L_i ‖u_i − v_i‖, in Frobenius norms.
+
+A rule reads the values that an operation met, u and v stacked along the batch, and the bounds on
+the errors of its arguments, and returns a bound on that of its result. Rules marked local hold for
+these values only (products, attention, normalisation by the value itself); the others hold for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Met", "carried"]
+
+
+@dataclass(frozen=True)
+class Met:
+    """One operation: its name, its module if it is one, its arguments, their errors, its result."""
+
+    name: str
+    module: nn.Module | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    error: Callable[[Any], float]
+    result: Any
+
+    def arg(self, at: int, name: str, default: Any = None) -> Any:
+        """An argument by position or by name."""
+        return self.args[at] if len(self.args) > at else self.kwargs.get(name, default)
+
+    def total(self) -> float:
+        """The errors of all tensors among the arguments, one beside the other."""
+        return sum(self.error(a) for a in _tensors((self.args, self.kwargs)))
+
+
+Rule = Callable[[Met], float]
+RULES: dict[str, Rule] = {}
+LOCAL: set[str] = set()
+
+
+def carried(met: Met) -> tuple[float, bool] | None:
+    """(bound, local?) of one operation; None where there is no rule and some error to carry."""
+    if met.total() == 0:
+        return 0.0, False
+    name = (type(met.module).__name__ if met.module is not None else met.name).strip("_").lower()
+    for cls in type(met.module).__mro__ if met.module is not None else ():
+        if cls.__name__.lower() in RULES:
+            name = cls.__name__.lower()
+            break
+    rule = RULES.get(name)
+    return None if rule is None else (rule(met), name in LOCAL)
+
+
+def _rule(names: str, *, local: bool = False) -> Callable[[Rule], Rule]:
+    def enter(rule: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names.split(), rule))
+        if local:
+            LOCAL.update(names.split())
+        return rule
+
+    return enter
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value
+    if isinstance(parts, (tuple, list)) or isinstance(value, dict):
+        return [t for part in parts for t in _tensors(part)]
+    return []
+
+
+# -- constants -------------------------------------------------------------------------------------
+
+_SLOPES = {  # the largest slope of each function of one number
+    **dict.fromkeys(["relu", "relu6", "leakyrelu", "leaky_relu", "elu", "celu", "tanh", "softplus", "hardtanh", "abs"], 1.0),
+    **dict.fromkeys(["clamp", "clamp_min", "softsign", "logsigmoid", "sin", "cos", "softshrink", "hardshrink"], 1.0),
+    **{"gelu": 1.129, "silu": 1.0999, "mish": 1.0886, "hardswish": 1.5, "selu": 1.7581},
+    **{"sigmoid": 0.25, "hardsigmoid": 1 / 6},
+}
+_STILL = """view reshape flatten unflatten permute transpose contiguous clone detach dropout identity
+dropout2d droppath float double to type unsqueeze squeeze getitem select narrow split chunk unbind
+movedim swapaxes t mT rearrange softmax log_softmax neg pad zeropad2d getattr roll flip pixelshuffle
+pixel_shuffle pixelunshuffle pixel_unshuffle channelshuffle permutation index_select"""
+
+
+for _name, _slope in _SLOPES.items():
+    RULES[_name] = lambda met, slope=_slope: slope * met.total()  # type: ignore[misc]
+for _name in _STILL.lower().split():
+    RULES[_name] = lambda met: met.total()
+RULES["log_softmax"] = lambda met: 2 * met.total()
+
+
+@_rule("add add_ iadd sub rsub radd addcmul_none")
+def _sum(met: Met) -> float:
+    """Errors add up; a broadcast operand counts as often as it is used."""
+    size = met.result.numel()
+    return sum(
+        met.error(a) * math.sqrt(size / max(a.numel(), 1)) for a in _tensors(met.args) if a.numel()
+    )
+
+
+@_rule("cat concat concatenate stack")
+def _joined(met: Met) -> float:
+    return math.sqrt(sum(met.error(a) ** 2 for a in _tensors(met.args)))
+
+
+@_rule("expand repeat broadcast_to expand_as")
+def _repeated(met: Met) -> float:
+    return met.total() * math.sqrt(met.result.numel() / max(met.args[0].numel(), 1))
+
+
+@_rule("mean")
+def _mean(met: Met) -> float:
+    return met.total() * math.sqrt(met.result.numel() / met.args[0].numel())
+
+
+@_rule("sum")
+def _summed(met: Met) -> float:
+    return met.total() * math.sqrt(met.args[0].numel() / met.result.numel())
+
+
+@_rule("adaptiveavgpool2d adaptive_avg_pool2d adaptivemaxpool2d adaptive_max_pool2d")
+def _pooled(met: Met) -> float:
+    """Means over h w / (h' w') pixels each, where these divide; else at most 2 in each direction."""
+    before, after = met.args[0].shape[-2:], met.result.shape[-2:]
+    divides = all(n % m == 0 for n, m in zip(before, after, strict=True))
+    mean = "avg" in (met.name or "") or "Avg" in type(met.module).__name__
+    if divides:
+        return met.total() * (math.sqrt(met.result.numel() / met.args[0].numel()) if mean else 1.0)
+    return met.total() * 2.0
+
+
+@_rule("maxpool2d max_pool2d boolean_dispatch")
+def _max_pool(met: Met) -> float:
+    return met.total() * math.prod(math.ceil(k / s) for k, s in _windows(met)) ** 0.5
+
+
+@_rule("avgpool2d avg_pool2d")
+def _avg_pool(met: Met) -> float:
+    found = 1.0
+    for k, s in _windows(met):
+        found *= math.ceil(k / s) / k
+    return met.total() * found**0.5
+
+
+def _windows(met: Met) -> list[tuple[int, int]]:
+    of: Any = met.module
+    k = of.kernel_size if of is not None else met.arg(1, "kernel_size")
+    s = (of.stride if of is not None else met.arg(2, "stride")) or k
+    pairs = [(n, n) if isinstance(n, int) else tuple(n) for n in (k, s)]
+    return list(zip(*pairs, strict=True))
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+@_rule("conv2d")
+def _conv(met: Met) -> float:
+    """*‖conv_W‖ ≤ √(⌈k/s⌉ ⌈k/s⌉) ‖W as a matrix‖₂*, the largest over groups (zero padding)."""
+    of: Any = met.module
+    weight = of.weight if of is not None else met.arg(1, "weight")
+    stride = of.stride if of is not None else met.arg(3, "stride", 1)
+    dilation = of.dilation if of is not None else met.arg(5, "dilation", 1)
+    groups = of.groups if of is not None else met.arg(6, "groups", 1)
+    s, d = ((n, n) if isinstance(n, int) else tuple(n) for n in (stride, dilation))
+    times = [
+        math.ceil(k / s[i]) if d[i] == 1 else k for i, k in enumerate(weight.shape[2:])
+    ]
+    if of is not None and of.padding_mode != "zeros":
+        times = [2 * n for n in times]  # border pixels are read again
+    parts = weight.detach().flatten(1).unflatten(0, (groups, -1)).double()
+    return met.error(met.args[0]) * math.sqrt(math.prod(times)) * _norm(parts)
+
+
+@_rule("linear")
+def _linear(met: Met) -> float:
+    weight = met.module.weight if met.module is not None else met.arg(1, "weight")
+    return met.error(met.args[0]) * _norm(weight.detach().double().unsqueeze(0))  # type: ignore[union-attr, operator]
+
+
+def _norm(matrices: Tensor) -> float:
+    """The largest singular value among `[g, o, i]`, by the smaller Gram matrix."""
+    gram = (
+        matrices @ matrices.mT
+        if matrices.shape[-2] <= matrices.shape[-1]
+        else matrices.mT @ matrices
+    )
+    return float(torch.linalg.eigvalsh(gram).amax().clamp_min(0).sqrt())
+
+
+@_rule("batchnorm2d batchnorm1d _batchnorm batch_norm")
+def _batch_norm(met: Met) -> float:
+    of: Any = met.module
+    if of is not None:
+        var, gain, eps = of.running_var, of.weight, of.eps
+    else:
+        var, gain = met.arg(2, "running_var"), met.arg(3, "weight")
+        eps = met.arg(7, "eps", 1e-5)
+    if var is None:
+        return math.inf
+    scale = (var + eps).rsqrt() * (gain.abs() if gain is not None else 1)
+    return met.error(met.args[0]) * float(scale.max())
+
+
+# -- local -----------------------------------------------------------------------------------------
+
+
+@_rule("mul imul multiply rmul div truediv", local=True)
+def _product(met: Met) -> float:
+    """*|ab − a'b'| ≤ |a|∞ |Δb| + |b'|∞ |Δa|*; by numbers it is no local rule, and as good."""
+    a, b = met.args[:2]
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        number, x = (b, a) if isinstance(a, Tensor) else (a, b)
+        divides = "div" in met.name
+        return met.error(x) * abs(1 / number if divides else number)
+    if "div" in met.name:
+        if met.error(b):
+            return math.inf
+        return _spread(met, a) * float((1 / b).abs().max())
+    return _spread(met, a) * float(b.abs().max()) + _spread(met, b) * float(a.abs().max())
+
+
+def _spread(met: Met, x: Tensor) -> float:
+    return met.error(x) * math.sqrt(met.result.numel() / max(x.numel(), 1))
+
+
+@_rule("matmul bmm mm", local=True)
+def _matmul(met: Met) -> float:
+    a, b = met.args[:2]
+    return met.error(a) * _largest(b) + met.error(b) * _largest(a)
+
+
+def _largest(x: Tensor) -> float:
+    """The largest Frobenius norm of a matrix."""
+    return float(x.detach().double().flatten(-2).norm(dim=-1).max())
+
+
+@_rule("scaled_dot_product_attention", local=True)
+def _attention(met: Met) -> float:
+    """Scores, softmax (of constant 1) and values, each by the product rule."""
+    q, k, v = met.args[:3]
+    scale = met.kwargs.get("scale") or q.shape[-1] ** -0.5
+    mask = met.arg(3, "attn_mask")
+    scores = scale * (met.error(q) * _largest(k) + met.error(k) * _largest(q)) + met.error(mask)
+    return scores * _largest(v) + met.error(v) * math.sqrt(q.shape[-2])
+
+
+@_rule("layernorm layer_norm layernorm2d rmsnorm rms_norm", local=True)
+def _layer_norm(met: Met) -> float:
+    """*|u/|u| − v/|v|| ≤ 2 |u − v| / (|u| + |v|)* on (u, √(d ε)), u centred: the smallest u here."""
+    of: Any = met.module
+    x = met.args[0].detach().double()
+    gain = of.weight if of is not None else met.arg(2, "weight")
+    shape = of.normalized_shape if of is not None else met.arg(1, "normalized_shape")
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    if of is not None and "2d" in type(of).__name__.lower():
+        x = x.movedim(1, -1)
+    eps = (of.eps if of is not None else met.arg(4, "eps", 1e-5)) or 1e-6
+    rows = x.flatten(x.dim() - len(shape))
+    if "rms" not in met.name.lower() and "RMS" not in type(of).__name__:
+        rows = rows - rows.mean(-1, keepdim=True)
+    small = float((rows.square().sum(-1) + rows.shape[-1] * eps).min().sqrt())
+    top = float(gain.abs().max()) if gain is not None else 1.0
+    return met.error(met.args[0]) * math.sqrt(rows.shape[-1]) * top / small
