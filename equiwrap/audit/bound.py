@@ -1,9 +1,9 @@
 """A bound on the equivariance error, node by node: what each operation adds, carried to the end.
 
-    ‖h_l(gx) − ρ h_l(x)‖ ≤ L_l ‖h_{l−1}(gx) − ρ h_{l−1}(x)‖ + ‖f_l(ρ h_{l−1}(x)) − ρ f_l(h_{l−1}(x))‖
+    e_l ≤ L_l e_{l−1} + ‖f_l(ρ h_{l−1}(x)) − ρ f_l(h_{l−1}(x))‖,      e_l = ‖h_l(gx) − ρ h_l(x)‖
 
-The second term is measured on the inputs given, the first multiplied by Lipschitz constants of the
-weights as they are: the bound is sound on these inputs, and loose as products of norms are.
+The second term is measured on the inputs given, L_l are Lipschitz constants of the weights as they
+are: the bound is sound on these inputs, and loose as products of norms are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..graph.snap import folded
 from ..graph.twin import held_random
 from ..graph.walk import Visit
 from .layers import added
-from .lipschitz import Met, carried
+from .lipschitz import Met, carried, tensors_in
 
 __all__ = ["Bound", "bound"]
 
@@ -89,36 +89,37 @@ def _one(
 
     def visitor(visit: Visit, run: Callable[[], Any]) -> Any:
         module = visit.run if isinstance(visit.run, nn.Module) else None
-        before = [error(a) for a in visit.args]
+        met_with = tensors_in((visit.args, visit.kwargs))
+        before = {id(a): error(a) for a in met_with}  # what works in place overwrites them
+        data = any(id(a) in errors for a in met_with)
         value, own = added(typing, g, visit, run)
-        if visit.inner or state["why"]:
+        if visit.inner or state["why"] or not data:
+            return value  # not data: what follows from parameters alone
+        name = visit.at.name
+        if own is None:
+            state["why"] = f"{name} has no type"
             return value
-        known = dict(zip(map(id, visit.args), before, strict=True))
         met = Met(
             visit.at.operation,
             module,
             visit.args,
             visit.kwargs,
-            lambda x: known.get(id(x), error(x)),
+            lambda x: before.get(id(x), 0.0),
             value if isinstance(value, Tensor) else None,
         )
-        site = typing.sites.get(visit.at.key)
-        name = visit.at.name
-        if site is None or own is None:
-            state["why"] = f"{name} has no type"
-            return value
         found = carried(met)
         if found is None:
             what = type(module).__name__ if module is not None else visit.at.operation
             state["why"] = f"no Lipschitz constant is known for {name} ({what})"
             return value
         state["local"] = state["local"] or found[1]
-        for part in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(part, Tensor):
-                errors[id(part)] = part, found[0] + own
+        for part in tensors_in(value):
+            errors[id(part)] = part, found[0] + own
         return value
 
     pair = folded(typing, g, inputs, kwargs)
+    for x in tensors_in(pair):
+        errors[id(x)] = x, 0.0
     with torch.no_grad(), held_random(), typing.walk.visited(twin, visitor):
         out = twin(*pair[0], **pair[1])
     if state["why"]:

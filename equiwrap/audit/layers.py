@@ -140,7 +140,7 @@ def added(
     held = _held(visit, site)
     value = run()
     kind, tensor = _first(site.kind, value) if site is not None else (None, None)
-    if site is None or kind is None:
+    if site is None or kind is None or tensor is None:
         return value, None
     if visit.inner or not breaks(site):
         return value, 0.0
@@ -177,8 +177,12 @@ def _own(
     if visit.inner:
         return None
     try:
-        args = _moved(typing, g, site.inputs, held if held is not None else visit.args)
-        kwargs = {k: _moved(typing, g, site.keywords.get(k), v) for k, v in visit.kwargs.items()}
+        given = held if held is not None else visit.args
+        kind = _first(site.kind, moved)[0]
+        half = moved.shape[_batch_axis(kind)] if kind is not None else 0
+        args = _moved(typing, g, site.inputs, given, half)
+        named = site.keywords
+        kwargs = {k: _moved(typing, g, named.get(k), v, half) for k, v in visit.kwargs.items()}
         found = visit.run(*args, **kwargs)
     except (Untyped, RuntimeError, TypeError, ValueError, IndexError):
         return None
@@ -188,8 +192,10 @@ def _own(
     return _square(found - moved), _square(found)
 
 
-def _moved(typing: Typing, g: Elements, kind: Any, value: Any) -> Any:
+def _moved(typing: Typing, g: Elements, kind: Any, value: Any, half: int) -> Any:
     """ρ on the first half of an argument, following the structure of its type.
+
+    A constant that was repeated for every sample is halved with them.
 
     Raises:
         Untyped: a tensor among the arguments has no type.
@@ -198,11 +204,12 @@ def _moved(typing: Typing, g: Elements, kind: Any, value: Any) -> Any:
         if isinstance(kind, Kind):
             return kind.act(typing.group, g, kind.part(value, 0, 2))
         if isinstance(kind, Const):
-            return value
+            return value[:half] if value.dim() > 1 and value.shape[0] == 2 * half else value
         raise Untyped("has an argument without a type")
     if isinstance(value, (tuple, list)):
         kinds = kind if isinstance(kind, (tuple, list)) else [None] * len(value)
-        return type(value)(_moved(typing, g, k, v) for k, v in zip(kinds, value, strict=False))
+        pairs = zip(kinds, value, strict=False)
+        return type(value)(_moved(typing, g, k, v, half) for k, v in pairs)
     return value
 
 

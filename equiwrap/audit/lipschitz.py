@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Met", "carried"]
+__all__ = ["Met", "carried", "tensors_in"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Met:
 
     def total(self) -> float:
         """The errors of all tensors among the arguments, one beside the other."""
-        return sum(self.error(a) for a in _tensors((self.args, self.kwargs)))
+        return sum(self.error(a) for a in tensors_in((self.args, self.kwargs)))
 
 
 Rule = Callable[[Met], float]
@@ -66,31 +66,38 @@ def _rule(names: str, *, local: bool = False) -> Callable[[Rule], Rule]:
     return enter
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in a nest of tuples, lists and dicts."""
     if isinstance(value, Tensor):
         return [value]
     parts = value.values() if isinstance(value, dict) else value
     if isinstance(parts, (tuple, list)) or isinstance(value, dict):
-        return [t for part in parts for t in _tensors(part)]
+        return [t for part in parts for t in tensors_in(part)]
     return []
 
 
 # -- constants -------------------------------------------------------------------------------------
 
-_SLOPES = {  # the largest slope of each function of one number
-    **dict.fromkeys(["relu", "relu6", "leakyrelu", "leaky_relu", "elu", "celu", "tanh", "softplus", "hardtanh", "abs"], 1.0),
-    **dict.fromkeys(["clamp", "clamp_min", "softsign", "logsigmoid", "sin", "cos", "softshrink", "hardshrink"], 1.0),
-    **{"gelu": 1.129, "silu": 1.0999, "mish": 1.0886, "hardswish": 1.5, "selu": 1.7581},
-    **{"sigmoid": 0.25, "hardsigmoid": 1 / 6},
+_SLOPES = {  # the largest slope of functions of one number
+    1.0: """relu relu6 leakyrelu leaky_relu elu celu tanh softplus hardtanh abs clamp clamp_min
+    softsign logsigmoid sin cos softshrink hardshrink""",
+    1.129: "gelu",
+    1.0999: "silu",
+    1.0886: "mish",
+    1.5: "hardswish",
+    1.7581: "selu",
+    0.25: "sigmoid",
+    1 / 6: "hardsigmoid",
 }
-_STILL = """view reshape flatten unflatten permute transpose contiguous clone detach dropout identity
-dropout2d droppath float double to type unsqueeze squeeze getitem select narrow split chunk unbind
-movedim swapaxes t mT rearrange softmax log_softmax neg pad zeropad2d getattr roll flip pixelshuffle
-pixel_shuffle pixelunshuffle pixel_unshuffle channelshuffle permutation index_select"""
+_STILL = """view reshape flatten unflatten permute transpose contiguous clone detach dropout float
+identity dropout2d droppath double to type unsqueeze squeeze getitem select narrow split chunk
+unbind movedim swapaxes t mT softmax neg pad zeropad2d getattr roll flip pixelshuffle pixel_shuffle
+pixelunshuffle pixel_unshuffle channelshuffle"""
 
 
-for _name, _slope in _SLOPES.items():
-    RULES[_name] = lambda met, slope=_slope: slope * met.total()  # type: ignore[misc]
+for _slope, _names in _SLOPES.items():
+    for _name in _names.split():
+        RULES[_name] = lambda met, slope=_slope: slope * met.total()  # type: ignore[misc]
 for _name in _STILL.lower().split():
     RULES[_name] = lambda met: met.total()
 RULES["log_softmax"] = lambda met: 2 * met.total()
@@ -100,14 +107,13 @@ RULES["log_softmax"] = lambda met: 2 * met.total()
 def _sum(met: Met) -> float:
     """Errors add up; a broadcast operand counts as often as it is used."""
     size = met.result.numel()
-    return sum(
-        met.error(a) * math.sqrt(size / max(a.numel(), 1)) for a in _tensors(met.args) if a.numel()
-    )
+    parts = [a for a in tensors_in(met.args) if a.numel()]
+    return sum(met.error(a) * math.sqrt(size / a.numel()) for a in parts)
 
 
 @_rule("cat concat concatenate stack")
 def _joined(met: Met) -> float:
-    return math.sqrt(sum(met.error(a) ** 2 for a in _tensors(met.args)))
+    return math.sqrt(sum(met.error(a) ** 2 for a in tensors_in(met.args)))
 
 
 @_rule("expand repeat broadcast_to expand_as")
@@ -127,7 +133,7 @@ def _summed(met: Met) -> float:
 
 @_rule("adaptiveavgpool2d adaptive_avg_pool2d adaptivemaxpool2d adaptive_max_pool2d")
 def _pooled(met: Met) -> float:
-    """Means over h w / (h' w') pixels each, where these divide; else at most 2 in each direction."""
+    """Means over h w / (h' w') pixels each, where these divide; else at most 2 a direction."""
     before, after = met.args[0].shape[-2:], met.result.shape[-2:]
     divides = all(n % m == 0 for n, m in zip(before, after, strict=True))
     mean = "avg" in (met.name or "") or "Avg" in type(met.module).__name__
@@ -169,9 +175,7 @@ def _conv(met: Met) -> float:
     dilation = of.dilation if of is not None else met.arg(5, "dilation", 1)
     groups = of.groups if of is not None else met.arg(6, "groups", 1)
     s, d = ((n, n) if isinstance(n, int) else tuple(n) for n in (stride, dilation))
-    times = [
-        math.ceil(k / s[i]) if d[i] == 1 else k for i, k in enumerate(weight.shape[2:])
-    ]
+    times = [math.ceil(k / s[i]) if d[i] == 1 else k for i, k in enumerate(weight.shape[2:])]
     if of is not None and of.padding_mode != "zeros":
         times = [2 * n for n in times]  # border pixels are read again
     parts = weight.detach().flatten(1).unflatten(0, (groups, -1)).double()
@@ -205,7 +209,7 @@ def _batch_norm(met: Met) -> float:
     if var is None:
         return math.inf
     scale = (var + eps).rsqrt() * (gain.abs() if gain is not None else 1)
-    return met.error(met.args[0]) * float(scale.max())
+    return met.error(met.args[0]) * float(scale.detach().max())
 
 
 # -- local -----------------------------------------------------------------------------------------
@@ -253,7 +257,7 @@ def _attention(met: Met) -> float:
 
 @_rule("layernorm layer_norm layernorm2d rmsnorm rms_norm", local=True)
 def _layer_norm(met: Met) -> float:
-    """*|u/|u| − v/|v|| ≤ 2 |u − v| / (|u| + |v|)* on (u, √(d ε)), u centred: the smallest u here."""
+    """*|u/|u| − v/|v|| ≤ 2 |u − v| / (|u| + |v|)* on (u, √(d ε)), u centred: its smallest here."""
     of: Any = met.module
     x = met.args[0].detach().double()
     gain = of.weight if of is not None else met.arg(2, "weight")

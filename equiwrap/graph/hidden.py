@@ -40,11 +40,13 @@ class Hidden:
         self.reasons: dict[str, str] = {}
         self._wanted: dict[str, set[int]] = {}  # leads that conflicts ask for; 0 for none
         self._tried: dict[str, set[int]] = {}
-        self._claimed = False
+        self._claimed: set[str] = set()
+        self._dropped: set[str] = set()  # claims that led to conflicts
 
     def axis(self, path: str, size: int) -> Axis:
         """The channels that the layer with this weight makes."""
-        self.sizes[path] = size
+        if self.sizes.setdefault(path, size) != size:
+            return free(size)  # a weight that is used transposed makes channels once
         layer = path.rpartition(".")[0]
         for pattern, text in self.asked.items():
             fits = re.fullmatch(pattern, layer) or re.fullmatch(pattern, path)
@@ -82,16 +84,18 @@ class Hidden:
             if have == want or not sources or (not moves(have) and not moves(want)):
                 continue
             for path in sources:
-                fits = sum(map(size_of, want)) == self.sizes[path]
+                fits = sum(map(size_of, want)) == self.sizes[path] and path not in self._dropped
                 if fits and self.given.get(path) != want:
                     self.given[path] = want
-                    self._claimed = True
+                    self._claimed.add(path)
 
     def settle(self) -> bool:
         """Change what met conflicts: another lead, or rest. False if there were none."""
         wanted, self._wanted = self._wanted, {}
-        claimed, self._claimed = self._claimed, False
+        claimed, self._claimed = self._claimed, set()
         for path, leads in wanted.items():
+            if path in claimed:
+                continue
             tried = self._tried.setdefault(path, {0, 1})
             size, order = self.sizes[path], len(self.images)
             fresh = [n for n in leads - tried if order and size % (n * order) == 0]
@@ -100,8 +104,9 @@ class Hidden:
                 tried.add(max(fresh))
             else:
                 self.leads[path] = 0
-                self.given.pop(path, None)
-        return claimed or bool(wanted)
+                if self.given.pop(path, None):
+                    self._dropped.add(path)
+        return bool(claimed or wanted)
 
 
 def _written(text: str, size: int, group: Group) -> Axis:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .hidden import Hidden, channels_of
 from .kinds import BATCH, Axis, Kind, Untyped, free
 
-__all__ = ["LAYERS", "RULES", "Call", "Const", "layer", "operation"]
+__all__ = ["LAYERS", "RULES", "Call", "Const", "at_rest", "layer", "operation"]
 
 Rule = Callable[["Call"], Any]
 RULES: dict[str, Rule] = {}
@@ -124,6 +124,26 @@ def layer(*classes: type) -> Callable[[Rule], Rule]:
     return enter
 
 
+def at_rest(call: Call, shape: Any) -> Any:
+    """What any function makes of arguments that no element moves.
+
+    Raises:
+        Untyped: some argument moves, or no axis of the result counts the samples.
+    """
+    kinds = [v for v in (*call.args, *call.kwargs.values()) if isinstance(v, Kind)]
+    at = next((kind.batch for kind in kinds), None)
+    if at is None or any(kind.moves for kind in kinds) or shape is None:
+        raise Untyped(f"has no rule for {call.name}", "average around it (at=…), or write a rule")
+    if any(not isinstance(n, int) for n in shape):
+        return tuple(at_rest(call, part) for part in shape)
+    count = kinds[0].shape[at]
+    here = at if at < len(shape) and shape[at] == count else None
+    here = next((i for i, n in enumerate(shape) if n == count), None) if here is None else here
+    if here is None:
+        raise Untyped("mixes the samples of the batch")
+    return Kind(tuple(kinds[0].axes[at] if i == here else free(n) for i, n in enumerate(shape)))
+
+
 # -- shared ----------------------------------------------------------------------------------------
 
 
@@ -214,6 +234,9 @@ def _joined(axes: Sequence[Axis], call: Call) -> Axis | None:
     moved = [axis for axis in wide if not rests(axis)]
     if not moved:
         return next((axis for axis in wide if counts(axis)), free(length(wide[0])))
+    if call.hidden is not None:
+        for fixed in [a for a in moved if channels_of(a) and not any(x.origin for x in a[0])]:
+            call.hidden.claim(Kind(tuple(wide)), Kind((fixed,) * len(wide)))
     if any(rests(axis) for axis in wide):
         raise Untyped("combines an axis that the group moves with one that it does not")
     if any(axis != moved[0] for axis in moved):

@@ -40,7 +40,8 @@ def mixed(
             else:
                 _demand(call, weight, out, inside, up)
         return out
-    _demand(call, weight, out, inside, up)
+    if not call.swaps or k[0] == k[1]:
+        _demand(call, weight, out, inside, up)
     return out
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from .constants import run_constant
-from .kinds import Axis, Kind, Untyped
-from .rules import Call, Const, join, layer, length, operation, rests
+from .kinds import Axis, Kind, Untyped, free
+from .rules import Call, Const, counts, join, layer, length, operation, rests
 from .rules_maps import linear
 
 __all__: list[str] = []
@@ -41,7 +41,7 @@ def einsum(call: Call) -> Any:
     """Letters that are summed must move alike.
 
     Raises:
-        Untyped: the summed letters move differently, or a table takes part.
+        Untyped: the summed letters move differently.
     """
     text, operands = call.args[0], call.args[1:]
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
@@ -50,15 +50,22 @@ def einsum(call: Call) -> Any:
     if "." in text or not right:
         raise Untyped("is an einsum with an ellipsis")
     axes: dict[str, Axis] = {}
-    for letters, kind in zip(left.split(","), operands, strict=True):
+    terms = list(zip(left.split(","), operands, strict=True))
+    for letters, kind in terms:
         if isinstance(kind, Untyped):
             raise kind
-        if not isinstance(kind, Kind):
-            raise Untyped("contracts with a constant")
-        for letter, axis in zip(letters, kind.axes, strict=True):
+        for letter, axis in zip(letters, kind.axes if isinstance(kind, Kind) else (), strict=False):
             if letter in axes and not _same_axis(axes[letter], axis) and length(axis) > 1:
                 raise Untyped("contracts two axes that the group moves differently")
             axes[letter] = axes.get(letter, axis)
+    for letters, const in terms:
+        if isinstance(const, Const):
+            sizes = dict(zip(letters, const.value.shape, strict=True))
+            new = [letter for letter in sizes if letter not in axes]
+            for letter in new:
+                made = len(new) == 1 and letter in right
+                axes[letter] = call.fresh(const if made else None, sizes[letter])
+            call.demand(const, Kind(tuple(axes[letter] for letter in letters)))
     return Kind(tuple(axes[letter] for letter in right))
 
 
@@ -94,3 +101,22 @@ def attention_layer(call: Call) -> Any:
     if isinstance(call.arg(5, "attn_mask"), (Kind, Const)):
         raise Untyped("has an attention mask that is not followed")
     return q, Untyped("attention weights are not followed")
+
+
+@layer(nn.RNNBase)
+def recurrent_layer(call: Call) -> Any:
+    """In the order of the steps, on features that rest; the weights are not followed.
+
+    Raises:
+        Untyped: steps or features move.
+    """
+    kind = call.kind()
+    if kind.moves:
+        raise Untyped("runs along an axis that the group moves, or on features that it moves")
+    batch = next((axis for axis in kind.axes if counts(axis)), free(1))
+    out, states = call.shape
+    state = Kind((*[free(n) for n in (states if isinstance(states[0], int) else states[0])],))
+    state = Kind((*state.axes[:-2], batch, state.axes[-1])) if len(kind.axes) == 3 else state
+    return Kind((*kind.axes[:-1], free(out[-1]))), (
+        state if isinstance(states[0], int) else (state, state)
+    )

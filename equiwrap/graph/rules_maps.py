@@ -9,10 +9,12 @@ from torch import nn
 
 from .constants import constant, whole_constant
 from .kinds import Atom, Kind, Untyped, free
+from .hidden import channels_of
 from .regroup import whole_grid
 from .rules import (
     Call,
     Const,
+    at_rest,
     counts,
     dims_of,
     fitted,
@@ -280,12 +282,15 @@ def guess(call: Call) -> Any:
     """An operation without a rule: a result of the shape of a typed argument may move like it.
 
     Raises:
-        Untyped: no argument has that shape.
+        Untyped: no argument has that shape, or weights without a rule meet moved channels.
     """
     for value in (*call.args, *call.kwargs.values()):
         if isinstance(value, Untyped):
             raise value
+    holds = call.module is not None and any(True for _ in call.module.parameters())
     for value in (*call.args, *call.kwargs.values()):
         if isinstance(value, Kind) and call.shape is not None and value.shape == tuple(call.shape):
+            if holds and any(map(channels_of, value.axes)):
+                raise Untyped("has weights, between channels that the group moves, without a rule")
             return value
-    raise Untyped(f"has no rule for {call.name}", "average around it (at=…), or write a rule")
+    return at_rest(call, call.shape)

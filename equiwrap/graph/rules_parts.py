@@ -6,11 +6,23 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .hidden import channels_of
 from .kinds import Atom, Axis, Block, Kind, Untyped, free, size_of
-from .rules import Call, Const, axis_at, counts, dims_of, idle, length, operation, rests
+from .rules import (
+    Call,
+    Const,
+    axis_at,
+    counts,
+    dims_of,
+    idle,
+    join,
+    layer,
+    length,
+    operation,
+    rests,
+)
 from .rules_shape import permute
 
 __all__: list[str] = []
@@ -66,6 +78,23 @@ def _fields(block: Block, start: int, stop: int) -> Block | None:
         return None
     count = (stop - start) // each
     return (replace(first, size=count), *block[1:]) if count > 1 else block[1:]
+
+
+@operation("glu")
+@layer(nn.GLU)
+def gated(call: Call) -> Any:
+    """One half of an axis times a function of the other half.
+
+    Raises:
+        Untyped: channels that move are cut across their fields.
+    """
+    kind = call.kind()
+    at = axis_at(kind, call.module.dim if call.module is not None else call.arg(1, "dim", -1))
+    half = length(kind.axes[at]) // 2
+    parts = [_part(kind, at, 0, half), _part(kind, at, half, 2 * half)]
+    if any(isinstance(part, Untyped) for part in parts):
+        raise Untyped("takes halves of an axis that the group moves", lead=2)
+    return join(call, parts)
 
 
 @operation("unbind")

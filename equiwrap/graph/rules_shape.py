@@ -73,6 +73,25 @@ def flatten_layer(call: Call) -> Any:
     return reshape(call)
 
 
+@operation("channel_shuffle", "native_channel_shuffle")
+@layer(nn.ChannelShuffle)
+def shuffle(call: Call) -> Any:
+    """`(g n)` channels become `(n g)`.
+
+    Raises:
+        Untyped: channels that move are cut across their fields.
+    """
+    kind = call.kind()
+    groups = call.module.groups if call.module is not None else call.arg(1, "groups")
+    first, count, *rest = kind.shape
+    try:
+        cut = regroup(kind, (first, groups, count // groups, *rest))
+    except Untyped as why:
+        why.lead = groups
+        raise
+    return regroup(Kind((cut.axes[0], cut.axes[2], cut.axes[1], *cut.axes[3:])), kind.shape)
+
+
 def _order(call: Call, kind: Kind) -> list[int]:
     if call.name == "permute":
         given: Any = call.args[1:] or (call.kwargs["dims"],)

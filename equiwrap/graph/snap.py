@@ -136,8 +136,8 @@ def _label(typing: Typing, failing: tuple[Site, ...]) -> str:
 
 
 def _typed(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(_typed(part) for part in value)
+    if isinstance(value, (tuple, list, dict)):
+        return all(map(_typed, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, Untyped)
 
 
@@ -189,6 +189,8 @@ def defect(typing: Typing, g: Elements, kind: Any, value: Any) -> float | None:
 
     None where nothing can be compared: height without its width, a value without samples.
     """
+    if isinstance(value, dict) and isinstance(kind, dict):
+        value, kind = list(value.values()), [kind.get(name) for name in value]
     if isinstance(value, (tuple, list)):
         kinds = kind if isinstance(kind, (tuple, list)) else [kind] * len(value)
         parts = [defect(typing, g, k, v) for k, v in zip(kinds, value, strict=False)]

@@ -23,6 +23,7 @@ from .install import handle_of, install, original_forward
 from .words import check_method
 
 if TYPE_CHECKING:
+    from ..graph.hidden import Hidden
     from .certificate import Certificate
     from .probing import ModelProbes, ProbeReport
     from .soft_report import SoftReport
@@ -40,10 +41,12 @@ class Soft:
         config: Config,
         targets: tuple[Target, ...],
         verdict: tuple[str, tuple[tuple[str, str], ...]],
+        hidden: Hidden,
         notes: tuple[str, ...] = (),
     ) -> None:
         self.view, self.signature, self.config, self.targets = view, signature, config, targets
         self.label, self.skipped = verdict
+        self.hidden = hidden
         self.notes, self.enabled, self.compiled, self.in_place = notes, True, None, False
         self.frame = nn.Identity()  # what other wrappings keep their learned state in
         self.forward = original_forward(view)
@@ -166,6 +169,7 @@ class Soft:
             "config": replace(self.config, softness=self.softness or None),
             "targets": self.targets,
             "verdict": (self.label, self.skipped),
+            "hidden": self.hidden,
             "notes": self.notes,
         }
 

@@ -67,7 +67,8 @@ def build_soft(view: nn.Module, asked: Asked, inputs: tuple[Any, ...] | None) ->
         probes=None if callable(asked.probes) else asked.probes,
     )
     verdict = (layout.label, tuple(_skipped(view, layout, kept)))
-    handle = Soft(view, sig, config, targets, verdict, (*notes, chosen, *_notes(layout)))
+    said = (*notes, chosen, *_notes(layout))
+    handle = Soft(view, sig, config, targets, verdict, layout.typing.hidden, said)
     handle.where = asked.probes or None
     return handle
 
