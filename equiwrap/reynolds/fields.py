@@ -24,7 +24,7 @@ from .projector import Projector, wide
 
 __all__ = ["Fields", "Side", "images_of"]
 
-CACHE = 1 << 19  # entries at a time
+CACHE = 1 << 18  # entries at a time
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Fields(Projector):
         with torch.autocast(weight.device.type, enabled=False):
             for part in view.split(self._rows(view), 2):
                 wider = wide(part)
-                self._pull(self._mean(wider), wider, t)
+                self._pull(wider, t)
                 if wider is not part:
                     part.copy_(wider)
         if held is not weight:
@@ -138,9 +138,23 @@ class Fields(Projector):
             block.copy_(mean)
         return found
 
-    def _pull(self, psi: Tensor, view: Tensor, t: float) -> None:
-        for block, mean in self._turned(psi, view):
-            block.lerp_(mean, t)
+    def _pull(self, part: Tensor, t: float) -> None:
+        """*W ← W + t (PW − W)* on one block, in place; few calls, since each costs microseconds."""
+        turns = _turns(self.group, self.kernel, part.dtype, str(part.device))
+        pairs = self._pairs()
+        grid = [row.unbind(3) for row in part.unbind(1)]
+        held = [[grid[a][at] for _, at in row] for a, row in pairs]
+        sums: list[Tensor] = []
+        for blocks, turn in zip(held, turns, strict=True):
+            turned = blocks if turn is None else [block @ turn for block in blocks]
+            if sums:
+                torch._foreach_add_(sums, turned)
+            else:
+                sums = [block.clone() for block in turned]
+        torch._foreach_mul_(sums, 1 / len(pairs))
+        for blocks, turn in zip(held, turns, strict=True):
+            means = sums if turn is None else [mean @ turn.mT for mean in sums]
+            torch._foreach_lerp_(blocks, means, t)
 
 
 @lru_cache(maxsize=64)

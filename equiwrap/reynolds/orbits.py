@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -62,4 +63,16 @@ class Orbits(Projector):
         return orbit_mean(wide(weight), self.label).to(weight.dtype)
 
     def lerp_(self, weight: Tensor, t: float) -> None:
-        weight.detach().lerp_(self(weight.detach()), t)
+        weight = weight.detach()
+        wider = wide(weight)
+        label, share = (part.to(weight.device) for part in self._numbered)
+        rows = wider.reshape(-1, len(label))
+        sums = rows.new_zeros(len(rows), len(share)).index_add_(1, label, rows)
+        kept = sums.mul_(share.to(rows.dtype)).index_select(1, label).reshape(weight.shape)
+        weight.copy_(kept if t == 1 else wider.lerp_(kept, t))
+
+    @cached_property
+    def _numbered(self) -> tuple[Tensor, Tensor]:
+        """The orbits counted from 0, and one over their sizes."""
+        label = self.label.unique(return_inverse=True)[1]
+        return label, 1 / label.bincount().double()
