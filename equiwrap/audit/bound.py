@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.kinds import Kind
-from ..graph.propagate import Typing
+from ..graph.propagate import Typing, generators
 from ..graph.snap import folded
 from ..graph.twin import held_random
 from ..graph.walk import Visit
@@ -61,14 +61,15 @@ class Bound:
 def bound(
     twin: nn.Module, typing: Typing, inputs: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Bound:
-    """The bound for these inputs: a folded pass for each element of the group.
+    """The bound for these inputs: a folded pass for each element (generators of permutations).
 
     `typing` was propagated on a folded example of this size; `twin` is in eval mode.
     """
     if typing.misaligned:
         return Bound(None, f"misaligned ({typing.misaligned[0].name})")
     squares, sizes, local = 0.0, 0.0, False
-    elements = typing.group.elements()[1:]
+    group = typing.group
+    elements = generators(group) if group.permutes else group.elements()[1:]
     for g in elements:
         found = _one(twin, typing, g, inputs, kwargs)
         if isinstance(found, str):

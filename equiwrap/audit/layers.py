@@ -179,10 +179,10 @@ def _own(
     try:
         given = held if held is not None else visit.args
         kind = _first(site.kind, moved)[0]
-        half = moved.shape[_batch_axis(kind)] if kind is not None else 0
-        args = _moved(typing, g, site.inputs, given, half)
+        size = (moved.shape[_batch_axis(kind)] if kind is not None else 0, moved.dim())
+        args = _moved(typing, g, site.inputs, given, size)
         named = site.keywords
-        kwargs = {k: _moved(typing, g, named.get(k), v, half) for k, v in visit.kwargs.items()}
+        kwargs = {k: _moved(typing, g, named.get(k), v, size) for k, v in visit.kwargs.items()}
         found = visit.run(*args, **kwargs)
     except (Untyped, RuntimeError, TypeError, ValueError, IndexError):
         return None
@@ -192,10 +192,11 @@ def _own(
     return _square(found - moved), _square(found)
 
 
-def _moved(typing: Typing, g: Elements, kind: Any, value: Any, half: int) -> Any:
+def _moved(typing: Typing, g: Elements, kind: Any, value: Any, size: tuple[int, int]) -> Any:
     """ρ on the first half of an argument, following the structure of its type.
 
-    A constant that was repeated for every sample is halved with them.
+    A constant that was repeated for every sample is halved with them: `size` is the number of
+    samples, and the number of axes of what holds them.
 
     Raises:
         Untyped: a tensor among the arguments has no type.
@@ -204,12 +205,14 @@ def _moved(typing: Typing, g: Elements, kind: Any, value: Any, half: int) -> Any
         if isinstance(kind, Kind):
             return kind.act(typing.group, g, kind.part(value, 0, 2))
         if isinstance(kind, Const):
-            return value[:half] if value.dim() > 1 and value.shape[0] == 2 * half else value
+            half, rank = size
+            whole = value.dim() == rank and value.shape[0] == 2 * half
+            return value[:half] if whole else value
         raise Untyped("has an argument without a type")
     if isinstance(value, (tuple, list)):
         kinds = kind if isinstance(kind, (tuple, list)) else [None] * len(value)
         pairs = zip(kinds, value, strict=False)
-        return type(value)(_moved(typing, g, k, v, half) for k, v in pairs)
+        return type(value)(_moved(typing, g, k, v, size) for k, v in pairs)
     return value
 
 

@@ -33,11 +33,15 @@ class Hidden:
     ) -> None:
         self.group, self.mode = group, "given" if asked else mode
         self.asked = dict(asked or {})  # expressions of layers → what the user wants there
+        for pattern in self.asked:
+            _check(pattern)
         self.images = images_of(group) if mode != "trivial" else ()
         self.leads: dict[str, int] = {}  # 0: rests
         self.given: dict[str, Axis] = {}
         self.sizes: dict[str, int] = {}
         self.reasons: dict[str, str] = {}
+        self._wrong: list[str] = []
+        self._said: dict[str, str] = {}  # what the user said of a source
         self._wanted: dict[str, set[int]] = {}  # leads that conflicts ask for; 0 for none
         self._tried: dict[str, set[int]] = {}
         self._claimed: set[str] = set()
@@ -49,15 +53,27 @@ class Hidden:
             return free(size)  # a weight that is used transposed makes channels once
         layer = path.rpartition(".")[0]
         for pattern, text in self.asked.items():
-            fits = re.fullmatch(pattern, layer) or re.fullmatch(pattern, path)
-            if fits and path not in self.leads and path not in self.given:
-                self.given[path] = _written(text, size, self.group)
+            if _meets(pattern, path) and path not in self.leads and path not in self.given:
+                self.given[path] = self._written(text, size, layer or path)
+                self._said[path] = f"hidden= asks for {text!r} at {layer or path}"
         if path in self.given:
             return with_origin(self.given[path], path)
         lead = self.leads.get(path, 1) if self.images else 0
         if not lead or size % (lead * len(self.images)):
             return with_origin(free(size), path)
         return with_origin((regular(self.images, lead, size),), path)
+
+    def _written(self, text: str, size: int, layer: str) -> Axis:
+        """An axis as a signature writes it; what is wrong with it is said once, by `settle`."""
+        try:
+            axis = Kind.of(TensorType.parse(f"b {text}", self.group), (1, size)).axes[1]
+        except (SignatureError, Untyped) as why:
+            self._wrong.append(f"hidden={text!r} at {layer}: {why}")
+            return free(size)
+        if sum(map(size_of, axis)) != size:
+            self._wrong.append(f"hidden={text!r} does not make the {size} channels of {layer}.")
+            return free(size)
+        return axis
 
     def conflict(self, values: Any, why: Untyped) -> bool:
         """Note the sources of the moved channels among these types; True if there are any."""
@@ -90,7 +106,19 @@ class Hidden:
                     self._claimed.add(path)
 
     def settle(self) -> bool:
-        """Change what met conflicts: another lead, or rest. False if there were none."""
+        """Change what met conflicts: another lead, or rest. False if there were none.
+
+        Raises:
+            SignatureError: `hidden=` names no layer, or an axis that cannot be at one.
+        """
+        unmet = [p for p in self.asked if not any(_meets(p, path) for path in self.sizes)]
+        if self._wrong:
+            raise SignatureError(" ".join(self._wrong))
+        if unmet and self.sizes:
+            raise SignatureError(
+                f"hidden= names {', '.join(map(repr, unmet))}, which meets no layer that makes "
+                f"channels: expressions are of whole names, as {next(iter(self.sizes))}."
+            )
         wanted, self._wanted = self._wanted, {}
         claimed, self._claimed = self._claimed, set()
         for path, leads in wanted.items():
@@ -103,22 +131,32 @@ class Hidden:
                 self.leads[path] = max(fresh)
                 tried.add(max(fresh))
             else:
+                if path in self._said:
+                    raise SignatureError(
+                        f"{self._said[path]}, which the network does not keep: a layer behind it "
+                        f"{self.reasons[path]}."
+                    )
                 self.leads[path] = 0
                 if self.given.pop(path, None):
                     self._dropped.add(path)
         return bool(claimed or wanted)
 
 
-def _written(text: str, size: int, group: Group) -> Axis:
-    """An axis as a signature writes it.
+def _check(pattern: str) -> None:
+    """Nothing, or a sentence.
 
     Raises:
-        SignatureError: the text is no axis of this size.
+        SignatureError: no regular expression.
     """
     try:
-        return Kind.of(TensorType.parse(f"b {text}", group), (1, size)).axes[1]
-    except Untyped as why:
-        raise SignatureError(f"hidden={text!r} for {size} channels: {why.reason}.") from None
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise SignatureError(f"hidden={pattern!r} is no regular expression: {error}.") from None
+
+
+def _meets(pattern: str, path: str) -> bool:
+    """True for an expression of the whole name of a weight or of its layer."""
+    return bool(re.fullmatch(pattern, path.rpartition(".")[0]) or re.fullmatch(pattern, path))
 
 
 def regular(images: tuple[tuple[int, ...], ...], lead: int, size: int) -> Block:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import CaptureError, SignatureError
 from ..reynolds import Projector
 from ..signature import Signature
 from .advice import fixes, size_to_use
 from .hidden import Hidden
+from .kinds import Untyped
 from .projections import projectors
 from .propagate import Typing, propagate
 from .snap import TOLERANCE, Probed, snap_and_probe
@@ -70,8 +72,14 @@ def lay_out(
     proposed for them does not hold.
 
     Raises:
-        CaptureError: the model does not run on the example.
+        CaptureError: the model does not run on the example, or has no weights yet.
+        SignatureError: the example does not fit the signature.
     """
+    if any(p.is_meta for p in model.parameters()):
+        raise CaptureError("The model lies on the meta device: give it weights, then wrap it.")
+    for (name, kind), x in zip(signature.inputs, inputs, strict=False):
+        if isinstance(x, Tensor) and not kind.untouched:
+            kind.check(x, f"the input {name}" if name else "the input")
     few = tuple(_samples(signature, i, x, 1) for i, x in enumerate(inputs))
     double = tuple(_samples(signature, i, x, 2) for i, x in enumerate(few))
     modes = {m: m.training for m in model.modules()}
@@ -80,10 +88,15 @@ def lay_out(
         typing = propagate(model, signature, double, kwargs, hidden=hidden)
         probed = snap_and_probe(model, typing, few, kwargs)
         size = size_to_use(model, typing, few, kwargs) if typing.misaligned else None
+        found = projectors(model, typing)
+    except Untyped as why:
+        raise CaptureError(
+            f"The weights of this {type(model).__name__} cannot be followed under {signature!s}: "
+            f'something in it {why.reason}. method="average" needs no types.'
+        ) from None
     finally:
         for m, mode in modes.items():
             m.training = mode
-    found = projectors(model, typing)
     broken = list(fixes(typing, size))
     aligned = {site.at.key for site in typing.sites.values() if not site.broken}
     if not typing.misaligned:
@@ -99,9 +112,15 @@ def lay_out(
 
 
 def _samples(signature: Signature, i: int, x: Any, count: int) -> Any:
-    """The first sample, or it twice."""
+    """The first sample, or it twice.
+
+    Raises:
+        SignatureError: there is none.
+    """
     if not isinstance(x, Tensor) or not x.dim():
         return x
     kinds = signature.inputs
     axis = (kinds[i][1].batch if i < len(kinds) else 0) or 0
+    if not x.shape[axis]:
+        raise SignatureError("The example has no samples: give one with at least one.")
     return x.narrow(axis, 0, 1) if count == 1 else torch.cat([x] * count, axis)

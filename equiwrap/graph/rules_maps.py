@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from .constants import constant, whole_constant
-from .kinds import Atom, Kind, Untyped, free
 from .hidden import channels_of
+from .kinds import Atom, Kind, Untyped, free
 from .regroup import whole_grid
 from .rules import (
     Call,

@@ -89,7 +89,7 @@ def gated(call: Call) -> Any:
         Untyped: channels that move are cut across their fields.
     """
     kind = call.kind()
-    at = axis_at(kind, call.module.dim if call.module is not None else call.arg(1, "dim", -1))
+    at = axis_at(kind, getattr(call.module, "dim", call.arg(1, "dim", -1)))
     half = length(kind.axes[at]) // 2
     parts = [_part(kind, at, 0, half), _part(kind, at, half, 2 * half)]
     if any(isinstance(part, Untyped) for part in parts):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .kinds import Atom, Kind, Untyped, free
+from .kinds import Atom, Kind, Untyped, free, letter
 from .regroup import regroup
 from .rules import Call, layer, length, operation, rests
 from .rules_space import grid, resized
@@ -129,11 +129,14 @@ def shuffle(call: Call) -> Any:
     """Channels become pixels, where they move as such: the inverse of `unshuffle`.
 
     Raises:
-        Untyped: they rest.
+        Untyped: they rest; the layer that makes them is asked for others.
     """
     kind = call.kind()
     r = call.arg(1, "upscale_factor")
     b, c, h, w = call.shape
+    wanted = ((Atom("", c), *letter("h", r)[0], *letter("w", r)[0]),)
+    if call.hidden is not None:
+        call.hidden.claim(Kind((kind.axes[1],)), Kind((wanted,)))
     wide = regroup(kind, (b, c, r, r, *kind.shape[2:]))
     names = [atom.name for axis in wide.axes[2:4] for atom in axis[0] if atom.moved]
     if names != ["h", "w"]:

@@ -82,7 +82,7 @@ def shuffle(call: Call) -> Any:
         Untyped: channels that move are cut across their fields.
     """
     kind = call.kind()
-    groups = call.module.groups if call.module is not None else call.arg(1, "groups")
+    groups = int(getattr(call.module, "groups", 0) or call.arg(1, "groups"))  # type: ignore[call-overload]
     first, count, *rest = kind.shape
     try:
         cut = regroup(kind, (first, groups, count // groups, *rest))

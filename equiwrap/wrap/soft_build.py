@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import CaptureError, EquivarianceError, NoEffectWarning, SignatureError
 from ..graph.hidden import Hidden
 from ..graph.layout import Layout, lay_out
+from ..grids import on_grid
 from ..penalty import Target, read
 from ..signature import Signature
 from .build import Asked, read_signature, trial_example
@@ -120,15 +121,24 @@ def _hidden(
     """What hidden channels carry, and the sentence that says why.
 
     Raises:
+        SignatureError: permutations of rows with channels that move.
         CaptureError: the group has no representation that weights could be averaged over.
     """
     group, asked_for = sig.group, asked.hidden
-    if group.order is None or not (group.lattice or group.orthogonal):
+    listed = group.order is not None and (group.lattice or group.orthogonal)
+    if not (listed or group.permutes):
         raise CaptureError(
             f'method="{asked.method}" averages weights over a finite group, and {group} is not: '
             "use a finite subgroup (C4, D4, O_h), the average over a frame, or the projections of "
             "equiwrap.reynolds on layers whose representations you know."
         )
+    if group.permutes:
+        if asked_for not in ("auto", "trivial"):
+            raise SignatureError(
+                f"hidden={asked_for!r} came with {group}, whose regular representation has n! "
+                'entries: hidden channels rest (hidden="trivial"), and rows are exchanged.'
+            )
+        return Hidden(group), "Hidden channels: trivial, and the rows are exchanged."
     if isinstance(asked_for, Mapping):
         return Hidden(group, "trivial", asked_for), "Hidden channels are as hidden= says."
     if asked_for == "matched" or (asked_for == "auto" and asked.calibrate is not None):
@@ -141,7 +151,7 @@ def _hidden(
     if asked.method == "project":
         why = "the weights are taken as they are (regular fields fit weights trained in them)"
         return Hidden(group), f"Hidden channels: trivial, since {why}."
-    if _patches(view):
+    if on_grid(group) and any(kind.grid for _, kind in sig.inputs) and _patches(view):
         return Hidden(group), (
             "Hidden channels: trivial, since pixels are only mixed by patches and tables."
         )
