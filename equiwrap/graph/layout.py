@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import CaptureError, SignatureError
 from ..reynolds import Projector
-from ..signature import Signature
+from ..signature import Signature, TensorType
 from .advice import fixes, size_to_use
 from .hidden import Hidden
-from .kinds import Untyped
+from .kinds import Kind, Untyped
 from .projections import projectors
-from .propagate import Typing, propagate
+from .propagate import Typing, generators, propagate
 from .snap import TOLERANCE, Probed, snap_and_probe
 
 __all__ = ["Layout", "lay_out"]
@@ -86,6 +87,7 @@ def lay_out(
     try:
         model.eval()
         typing = propagate(model, signature, double, kwargs, hidden=hidden)
+        typing.output = _signed(typing)
         probed = snap_and_probe(model, typing, few, kwargs)
         size = size_to_use(model, typing, few, kwargs) if typing.misaligned else None
         found = projectors(model, typing)
@@ -108,6 +110,9 @@ def lay_out(
                 if error > TOLERANCE:
                     found = {p: q for p, q in found.items() if p not in site.weights}
                 break
+    outputs = tree_leaves(typing.output, is_leaf=lambda part: isinstance(part, (Kind, Untyped)))
+    if not broken:
+        broken = [("output", "type", o.reason, o.fix) for o in outputs if isinstance(o, Untyped)]
     return Layout(typing, probed, found, tuple(broken))
 
 
@@ -124,3 +129,32 @@ def _samples(signature: Signature, i: int, x: Any, count: int) -> Any:
     if not x.shape[axis]:
         raise SignatureError("The example has no samples: give one with at least one.")
     return x.narrow(axis, 0, 1) if count == 1 else torch.cat([x] * count, axis)
+
+
+def _signed(typing: Typing) -> Any:
+    """The types of the outputs, where they are those of the signature.
+
+    Raises:
+        SignatureError: the outputs do not have the number or the sizes that it says.
+    """
+    signature, found = typing.signature, typing.output
+    if signature.form == "infer" or isinstance(found, Untyped):
+        return found
+    found = (found,) if isinstance(found, Kind) and signature.form != "one" else found
+    names = [f"the output {name}" if name else "the output" for name, _ in signature.outputs]
+    kinds = [kind for _, kind in signature.outputs]
+    triples = zip(names, kinds, signature.flatten(found), strict=True)
+    return signature.unflatten(found, [_agreed(typing, *triple) for triple in triples])
+
+
+def _agreed(typing: Typing, what: str, kind: TensorType, found: Any) -> Any:
+    if kind.untouched or not isinstance(found, Kind):
+        return found
+    there = torch.arange(float(torch.Size(found.shape).numel())).reshape(found.shape)
+    kind.check(there, what)
+    wanted = Kind.of(kind, found.shape)
+    group = typing.group
+    same = (wanted.act(group, g, there) - found.act(group, g, there) for g in generators(group))
+    if all(float(gap.abs().max()) < 1e-3 for gap in same):
+        return found
+    return Untyped(f"moves as {found}, and the signature says {kind}")

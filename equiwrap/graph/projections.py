@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..groups import Group
 from ..reynolds import Fields, Kernels, Orbits, Projector, Side, orbits_of
+from ..reynolds.projector import wide
 from .kinds import Axis, Kind, Untyped, free
 from .sites import Typing, generators
 from .walk import attribute
@@ -65,8 +66,12 @@ def _one(group: Group, kind: Kind) -> Projector:
     if all(sides) and plain and len(rest) in (0, 2):
         out, into = sides if len(sides) == 2 else (sides[0], Side(1, 1, False))
         return Fields(group, out, into, tuple(a[0][0].size for a in rest))  # type: ignore[arg-type]
-    if any(atom.name == "v" for axis in kind.axes for block in axis for atom in block):
-        return Averaged(group, kind)
+    atoms = [atom for axis in kind.axes for block in axis for atom in block]
+    matched = group.order is not None and any(
+        atom.size > group.order for atom in atoms if atom.images
+    )
+    if matched or any(atom.name == "v" for atom in atoms):
+        return Averaged(group, kind)  # matched channels: no label of every entry
     number = torch.arange(int(torch.Size(kind.shape).numel())).reshape(kind.shape)
     return _orbits(group, [(number, kind)], number)
 
@@ -143,9 +148,12 @@ class Averaged(Projector):
         return round(total / len(self.group.elements()))
 
     def __call__(self, weight: Tensor) -> Tensor:
-        elements = self.group.elements()
-        moved = [self.kind.act(self.group, g, weight) for g in elements]
-        return torch.stack(moved).mean(0)
+        wider, total = wide(weight), None
+        for g in self.group.elements():
+            moved = self.kind.act(self.group, g, wider)
+            total = moved if total is None else total + moved
+        assert total is not None
+        return (total / len(self.group.elements())).to(weight.dtype)
 
     def lerp_(self, weight: Tensor, t: float) -> None:
         weight.detach().lerp_(self(weight.detach()), t)

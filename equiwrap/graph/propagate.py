@@ -73,7 +73,7 @@ def _typed(
     found.output = tree_map(_finished, out, is_leaf=lambda part: isinstance(part, Kind))
     leaves = tree_leaves(found.output, is_leaf=lambda part: isinstance(part, (Kind, Untyped)))
     for leaf, (_, kind) in zip(leaves, signature.outputs, strict=False):
-        with contextlib.suppress(Untyped):
+        with contextlib.suppress(Untyped, IndexError):  # other axes: `lay_out` says so
             if isinstance(leaf, Kind) and not kind.untouched and signature.form != "infer":
                 found.hidden.claim(leaf, Kind.of(kind, leaf.shape))
 

@@ -89,7 +89,8 @@ class Call:
         if not kind.moves:
             return
         learned = statistic or (const.remake is not None and const.whole is not None)
-        if const.whole is not None and learned and any(map(channels_of, kind.axes)):
+        moved = any(map(channels_of, kind.axes)) or const.terms is None
+        if const.whole is not None and learned and moved:
             self.whole.append((const.whole, kind))
         else:
             self.demands.append((const, kind))

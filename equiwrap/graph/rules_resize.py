@@ -135,14 +135,14 @@ def shuffle(call: Call) -> Any:
     r = call.arg(1, "upscale_factor")
     b, c, h, w = call.shape
     wanted = ((Atom("", c), *letter("h", r)[0], *letter("w", r)[0]),)
-    if call.hidden is not None:
+    if call.hidden is not None and call.hidden.mode != "trivial":
         call.hidden.claim(Kind((kind.axes[1],)), Kind((wanted,)))
     wide = regroup(kind, (b, c, r, r, *kind.shape[2:]))
     names = [atom.name for axis in wide.axes[2:4] for atom in axis[0] if atom.moved]
     if names != ["h", "w"]:
         raise Untyped(
             "moves channels to pixels, and channels rest",
-            "upsample by bilinear interpolation and a convolution",
+            'upsample bilinearly and convolve, or project with hidden="regular"',
             "flatten",
         )
     return regroup(Kind(tuple(wide.axes[i] for i in (0, 1, 4, 2, 5, 3))), (b, c, h, w))

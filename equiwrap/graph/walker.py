@@ -170,6 +170,13 @@ class Walker:
             raise Untyped("computes a weight between channels that the group moves")
         if not invariant(group, elements, const.value, kind):
             tables = settled(group, elements, const, kind) if const.remake else None
+            made = const.whole and const.whole not in dict(self.model.named_buffers())
+            if tables is None and made and not const.remake:
+                raise Untyped(
+                    "computes its weight from other parameters, which are not followed",
+                    "remove the parametrization (torch.nn.utils.parametrize), wrap, put it back",
+                    "computed weight",
+                )
             if tables is None:
                 raise Untyped(
                     "uses a computed table of positions that changes under the group",
