@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import frames, groups, measure, representations, testing
+from . import frames, groups, measure, representations
 from .audit import audit
 from .errors import (
     CaptureError,
@@ -20,6 +20,7 @@ from .signature import Signature
 from .wrap import Config, disabled, equivariantize, equivariantize_, unwrap
 
 if TYPE_CHECKING:
+    from . import testing
     from .penalty import EquivarianceDecay
     from .wrap.soft_build import project_
 
@@ -57,6 +58,7 @@ _LATER = {
     "project_": (".wrap.soft_build", "project_"),
     "penalty": (".penalty", ""),
     "reynolds": (".reynolds", ""),
+    "testing": (".testing", ""),
 }
 
 

@@ -15,7 +15,7 @@ from ..groups import Group
 from ..signature import Signature
 from .build import Asked, build, trial_example, verify
 from .install import handle_of, install, view_of
-from .words import check_method, check_model
+from .words import check_example, check_method, check_model
 
 __all__ = ["disabled", "equivariantize", "equivariantize_", "unwrap"]
 
@@ -190,6 +190,7 @@ def prepared(model: nn.Module, asked: Asked) -> nn.Module:
         SignatureError: a softness outside [0, 1].
     """
     check_model(model, asked.group)
+    check_example(asked.inputs)
     check_method(asked.method, asked.softness)
     return _plain(model)
 

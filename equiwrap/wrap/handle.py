@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..errors import SignatureError
+from ..errors import CaptureError, SignatureError
 from ..frames import Frame
 from ..graph import averaged_graph
 from ..graph.rewrite import Call
@@ -17,6 +17,7 @@ from ..signature import Signature
 from .config import Config
 from .install import PREFIX, install, original_forward
 from .report import Report
+from .words import no_weights
 
 if TYPE_CHECKING:
     from .probing import ModelProbes, ProbeReport
@@ -145,6 +146,30 @@ class Handle:
         if layers:
             return self.probes.measure(*inputs, **options)
         return equivariance_error(self.module, self.signature.group, *inputs, **options)
+
+    def penalty(self, *args: Any, **kwargs: Any) -> Any:
+        """None: an average leaves the weights alone.
+
+        Raises:
+            CaptureError: always.
+        """
+        raise CaptureError(no_weights("penalty"))
+
+    def fold(self, *args: Any, **kwargs: Any) -> Any:
+        """None: an average cannot be written into weights.
+
+        Raises:
+            CaptureError: always.
+        """
+        raise CaptureError(no_weights("fold"))
+
+    def certificate(self, *args: Any, **kwargs: Any) -> Any:
+        """None: an average is exact by construction, or says by how much it is not.
+
+        Raises:
+            CaptureError: always.
+        """
+        raise CaptureError(no_weights("certificate"))
 
     def print_graph(self) -> str:
         """Print the generated forward of the graph around the model, and return it."""

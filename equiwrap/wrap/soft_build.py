@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,9 +13,11 @@ from ..errors import CaptureError, EquivarianceError, NoEffectWarning, Signature
 from ..graph.hidden import Hidden
 from ..graph.layout import Layout, lay_out
 from ..grids import on_grid
+from ..groups import Shifts
 from ..penalty import Target, read
 from ..signature import Signature
 from .build import Asked, read_signature, trial_example
+from .choose import chooser, skipped
 from .config import Config
 from .install import original_forward
 from .soft import Soft
@@ -67,7 +68,7 @@ def build_soft(view: nn.Module, asked: Asked, inputs: tuple[Any, ...] | None) ->
         targets=asked.targets if isinstance(asked.targets, str) else None,
         probes=None if callable(asked.probes) else asked.probes,
     )
-    verdict = (layout.label, tuple(_skipped(view, layout, kept)))
+    verdict = (layout.label, tuple(skipped(view, layout, kept)))
     said = (*notes, chosen, *_notes(layout))
     handle = Soft(view, sig, config, targets, verdict, layout.typing.hidden, said)
     handle.where = asked.probes or None
@@ -125,6 +126,13 @@ def _hidden(
         CaptureError: the group has no representation that weights could be averaged over.
     """
     group, asked_for = sig.group, asked.hidden
+    turns = group.lattice and not isinstance(group, Shifts)
+    if on_grid(group) and any(kind.grid for _, kind in sig.inputs) and not turns:
+        raise CaptureError(
+            f'method="{asked.method}" averages kernels over elements that turn pixels into pixels, '
+            f"and {group} is no such group: use C2, C4, D2 or D4, the average over a frame, or "
+            "equiwrap.reynolds.Steerable for kernels that turn in the continuum."
+        )
     listed = group.order is not None and (group.lattice or group.orthogonal)
     if not (listed or group.permutes):
         raise CaptureError(
@@ -188,61 +196,6 @@ def _in_order(view: nn.Module, layout: Layout) -> list[str]:
     """Paths as the model lists them."""
     names = [n for n, _ in [*view.named_parameters(), *view.named_buffers()]]
     return [n for n in names if n in layout.projectors]
-
-
-def chooser(view: nn.Module, given: Any) -> Callable[[str], bool]:
-    """Which paths `targets=` keeps: expressions of whole names of layers or weights, or a filter.
-
-    Raises:
-        SignatureError: an expression that is none, or that meets no weight.
-    """
-    if given is None:
-        return lambda path: True
-    if callable(given):
-        return lambda path: bool(given(view.get_submodule(path.rpartition(".")[0]), path))
-    wanted = [given] if isinstance(given, str) else list(given)
-    paths = [n for n, _ in [*view.named_parameters(), *view.named_buffers()]]
-    for pattern in wanted:
-        try:
-            found = any(_meets(pattern, path) for path in paths)
-        except (re.error, TypeError) as error:
-            raise SignatureError(
-                f"targets={pattern!r} is no regular expression: {error}."
-            ) from None
-        if not found:
-            raise SignatureError(
-                f"targets={pattern!r} meets no layer and no weight of this "
-                f"{type(view).__name__}: expressions are of whole names, as in r'layer1\\..*'."
-            )
-    return lambda path: any(_meets(pattern, path) for pattern in wanted)
-
-
-def _meets(pattern: str, path: str) -> bool:
-    parts = path.split(".")
-    return any(
-        re.fullmatch(pattern, ".".join(parts[:n])) for n in range(len(parts), len(parts) - 2, -1)
-    )
-
-
-def _skipped(view: nn.Module, layout: Layout, kept: Callable[[str], bool]) -> list[tuple[str, str]]:
-    """(path, why) of the parameters that are not pulled."""
-    lost: dict[str, str] = {}
-    for site in layout.typing.untyped:
-        if site.why is not None and not site.inner:
-            lost[site.name] = site.why.reason
-    found = []
-    for path, _ in view.named_parameters():
-        owner = path.rpartition(".")[0]
-        if path in layout.projectors:
-            if not kept(path):
-                found.append((path, "left out by targets="))
-        elif owner in lost:
-            found.append((path, f"not followed: the layer {lost[owner]}"))
-        elif path in {p for site in layout.typing.sites.values() for p in site.weights}:
-            found.append((path, "its rule does not hold here"))
-        else:
-            found.append((path, "equivariant already (P = 1)"))
-    return found
 
 
 def _notes(layout: Layout) -> list[str]:

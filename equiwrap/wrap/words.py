@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import CaptureError, SignatureError
 from ..groups import Group
@@ -13,11 +14,13 @@ from ..measure import interpolation_floor
 from ..signature import Signature, TensorType
 
 __all__ = [
+    "check_example",
     "check_method",
     "check_model",
     "interpolation",
     "no_group",
     "no_signature",
+    "no_weights",
     "reason",
 ]
 
@@ -53,6 +56,29 @@ def check_model(model: object, group: object) -> None:
             f"The parameters {', '.join(lazy[:3])} have no shape yet: run the model once, then "
             "wrap it."
         )
+
+
+def check_example(inputs: tuple[Any, ...] | None) -> None:
+    """Nothing, or a sentence.
+
+    Raises:
+        SignatureError: there is no tensor in the example.
+    """
+    leaves = tree_leaves(inputs)
+    if inputs is not None and not any(isinstance(x, torch.Tensor) for x in leaves):
+        raise SignatureError(
+            f"example= is an input or a tuple of inputs, tensors as the model takes them; a "
+            f"{type(inputs[0] if inputs else inputs).__name__} was given."
+        )
+
+
+def no_weights(what: str) -> str:
+    """An average was asked for what belongs to weights."""
+    return (
+        f'.{what}() belongs to method="penalize" and method="project": an average leaves the '
+        "weights alone and is exact around any of them (.errors(x) measures it, ew.unwrap gives "
+        "the plain model)."
+    )
 
 
 METHODS = ("average", "penalize", "project")
