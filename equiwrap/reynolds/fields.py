@@ -40,9 +40,13 @@ class Side:
         return (self.before, order if self.moved else 1, self.after)
 
 
-@lru_cache(maxsize=64)
 def images_of(group: Group) -> tuple[tuple[int, ...], ...]:
     """`images[k][h]`: the number of g_k h, in the order of `group.elements()`."""
+    return _images_of(group)
+
+
+@lru_cache(maxsize=64)
+def _images_of(group: Group) -> tuple[tuple[int, ...], ...]:
     matrices = Regular(group).matrix(group.elements())  # [k, h', h]
     return tuple(tuple(row) for row in matrices.argmax(-2).tolist())
 
@@ -157,11 +161,23 @@ class Fields(Projector):
             torch._foreach_lerp_(blocks, means, t)
 
 
-@lru_cache(maxsize=64)
 def _turns(
     group: Group, kernel: tuple[int, ...], dtype: torch.dtype, device: str
 ) -> tuple[Tensor | None, ...]:
     """For each a the matrix *x ↦ a⁻¹·x* on rows of pixels; None where nothing moves."""
+    return _cached_turns(group, kernel, dtype, device)
+
+
+# What torch.compiler.assume_constant_result sets, which would import dynamo: dynamo calls the two
+# and keeps what they return, where it would trace past lru_cache and stop at torch.equal.
+images_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_turns._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=64)
+def _cached_turns(
+    group: Group, kernel: tuple[int, ...], dtype: torch.dtype, device: str
+) -> tuple[Tensor | None, ...]:
     pixels = prod(kernel)
     if pixels == 1:
         return (None,) * len(images_of(group))

@@ -7,6 +7,7 @@ project     the forward runs on W_b = PW + b (W − PW); W itself stays, so b mo
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..errors import EquiwrapWarning
 from ..graph.rewrite import Call
 from ..measure import ErrorEstimate, equivariance_error
 from ..penalty import Target, read
@@ -76,9 +78,9 @@ class Soft:
             weight = read(self.view, target.path)
             if isinstance(weight, nn.Parameter) or not self.view.training:
                 soft = target.projector(weight)
-                found[f"inner.{target.path}"] = (
-                    torch.lerp(soft, weight, self.softness) if self.softness else soft
-                )
+                if self.softness:  # a symbol under torch.compile, of which lerp makes a constant
+                    soft = soft + self.softness * (weight - soft)
+                found[f"inner.{target.path}"] = soft
         return found
 
     def set_softness(self, b: float) -> None:
@@ -88,6 +90,13 @@ class Soft:
             SignatureError: b outside [0, 1].
         """
         check_method(self.config.method, b)
+        if b == 0 and self.label != "EXACT":
+            warnings.warn(
+                f"b = 0 projects every weight, and this model is {self.label} even then: see "
+                ".report() for what is in the way.",
+                EquiwrapWarning,
+                stacklevel=2,
+            )
         self.softness = float(b)
 
     # -- the weights ------------------------------------------------------------------------------
@@ -114,7 +123,7 @@ class Soft:
             for target in self.targets if b < 1 else ():
                 weight = read(plain, target.path)
                 soft = target.projector(weight)
-                weight.copy_(torch.lerp(soft, weight, b) if b else soft)
+                weight.copy_(soft + b * (weight - soft) if b else soft)
         return plain
 
     # -- reading ----------------------------------------------------------------------------------

@@ -10,20 +10,17 @@ are relative, root mean squares over the three turns and four images. `--only ze
 from __future__ import annotations
 
 import argparse
-import copy
 import platform
-import time
 from pathlib import Path
-from statistics import median
 
 import torch
+from dials_calls import calls, cost
 from dials_laws import laws
-from dials_parts import Both, Deit, Theirs, change, errors, quiet, shaken, smooth
+from dials_parts import Both, Deit, Theirs, averaged, change, errors, projected, shaken, smooth
 from torch import Tensor, nn
 
 import equiwrap as ew
 
-SIGNATURE = "b c h w -> b k, b c h w"
 DIAL = (0.0, 0.1, 0.2, 0.5, 0.8, 0.95, 1.0)
 WINDOW = {"img_size": 256, "window_size": 8}
 ZERO = (
@@ -42,16 +39,6 @@ ZERO = (
     ("swin_tiny_patch4_window7_224", 224, {}),
     ("swin_tiny_patch4_window7_224", 256, WINDOW),
 )
-
-
-def projected(model: nn.Module, x: Tensor, b: float | None = None) -> nn.Module:
-    """The dial of the weights."""
-    return ew.equivariantize(model, "C4", SIGNATURE, method="project", softness=b, example=x)
-
-
-def averaged(model: nn.Module, b: float | None = None) -> nn.Module:
-    """The dial of the function."""
-    return ew.equivariantize(model, "C4", SIGNATURE, frame="whole", softness=b)
 
 
 def cell(pair: list[float]) -> str:
@@ -127,125 +114,42 @@ def dial(theirs: Theirs | None) -> list[str]:
                 row.append(f"{figure:.3f}")
         for head, row in zip(heads, rows, strict=True):
             tables[head].append(f"| {kind} | " + " | ".join(row) + " |")
-    page = []
+    page = at_the_same_gap(theirs, kinds, model, x) if theirs else []
     for head, rows in tables.items():
         page += [f"| {head} | " + " | ".join(f"b = {b:g}" for b in DIAL) + " |"]
         page += ["|---|" + "--:|" * len(DIAL), *rows, ""]
     return page[:-1]
 
 
-# -- calls and keys --------------------------------------------------------------------------------
+def at_the_same_gap(theirs: Theirs, kinds, model: nn.Module, x: Tensor) -> list[str]:
+    """What each dial has changed by when the gap of the features is that of theirs."""
+    names = list(kinds)[2:]
+    page = ["| theirs, b | gap | drift | " + " | ".join(f"{n}, b | drift" for n in names) + " |"]
+    page += ["|--:|--:|--:|" + "--:|" * 2 * len(names)]
+    whole = errors(model, x)[1][1]
+    with torch.no_grad():
+        logits = model(x)[0]
+        for b in DIAL[1:5]:
+            net = theirs(model, b, hard=True)
+            share, row = errors(net, x)[1][1] / whole, [change(logits, net(x)[0])]
+            for name in names:
+                place, found = matched(kinds[name], share, whole, x)
+                row += [place, change(logits, found(x)[0])]
+            page.append(f"| {b:g} | {share:.3f} | " + " | ".join(f"{v:.3f}" for v in row) + " |")
+    return [*page, ""]
 
 
-def calls(theirs: Theirs | None) -> list[str]:
-    """What five calls, a checkpoint, a copy and an exporter meet at b = 0.5."""
-    page = []
-    for name, size in (("DeiT-Ti (transformers)", 224), ("resnet18", 225)):
-        x = smooth(size, 2)
-        model = shaken(Deit() if size == 224 else Both(name), x)
-        nets = {"plain": lambda m=model: copy.deepcopy(m)}
-        if theirs:
-            nets["theirs, default mask"] = lambda m=model: theirs(m, 0.5)
-            nets["theirs, hard mask"] = lambda m=model: theirs(m, 0.5, hard=True)
-        nets["ours, weights"] = lambda m=model, x=x: projected(copy.deepcopy(m), x, 0.5)
-        nets["ours, function"] = lambda m=model: averaged(copy.deepcopy(m), 0.5)
-        facts = {kind: met(make, model, x) for kind, make in nets.items()}
-        page += [f"| {name} | " + " | ".join(facts) + " |", "|---|" + "--:|" * len(facts)]
-        for what in facts["plain"]:
-            page.append(f"| {what} | " + " | ".join(f[what] for f in facts.values()) + " |")
-        page.append("")
-    return page[:-1]
-
-
-@torch.no_grad()
-def met(make, plain: nn.Module, x: Tensor) -> dict[str, str]:
-    """What one network does."""
-    net, other = make(), make()
-    first, before = net(x)[0], copy.deepcopy(net.state_dict())
-    outs = [net(x)[0] for _ in range(4)]
-    start, now = make().state_dict(), net.state_dict()
-    state = max(change(start[k], now[k]) for k in start if start[k].is_floating_point())
-    keys = set(plain.state_dict())
-    return {
-        "logits, 1st to 2nd call": f"{change(first, outs[0]):.2%}",
-        "logits, 1st to 5th call": f"{change(first, outs[-1]):.2%}",
-        "`state_dict`, by eval calls": f"{state:.0%}",
-        "keys added": str(len(set(before) - keys)),
-        "strict load of the plain checkpoint": tried(
-            lambda: other.load_state_dict(plain.state_dict())
-        ),
-        "its checkpoint into the plain model": tried(
-            lambda: copy.deepcopy(plain).load_state_dict(before)
-        ),
-        "`deepcopy`, the same output": tried(lambda: same(copy.deepcopy(net)(x)[0], net(x)[0])),
-        "`torch.export`": tried(lambda: torch.export.export(make(), (x,))),
-    }
-
-
-def same(a: Tensor, b: Tensor) -> None:
-    """Nothing.
-
-    Raises:
-        ValueError: the bits differ.
-    """
-    if not torch.equal(a, b):
-        raise ValueError("the outputs differ")
-
-
-def tried(call) -> str:
-    """Yes, or the kind of the error."""
-    try:
-        with quiet():
-            call()
-    except Exception as error:
-        return f"no ({type(error).__name__})"
-    return "yes"
-
-
-# -- cost ------------------------------------------------------------------------------------------
-
-
-def cost(theirs: Theirs | None, rounds: int) -> list[str]:
-    """Forward passes in shares of the plain one, and how long it takes to get there."""
-    page = [
-        "| model | batch | what | forward | to build (s) |",
-        "|---|--:|---|--:|--:|",
-    ]
-    for name, size in (("resnet18", 225), ("DeiT-Ti", 224)):
-        x = smooth(size, 8)
-        model = shaken(Deit() if name == "DeiT-Ti" else Both(name), x)
-        nets, built = {"plain": model}, {}
-        makers = {
-            "weights, b = 0.5": lambda m=model, x=x: projected(m, x[:1], 0.5),
-            "weights, folded": lambda n=nets: n["weights, b = 0.5"].equiwrap.fold(),
-            "function, b = 0.5": lambda m=model: averaged(m, 0.5),
-        }
-        if theirs:
-            makers = {"theirs, b = 0.5": lambda m=model: theirs(m, 0.5)} | makers
-        for kind, make in makers.items():
-            start = time.process_time()
-            nets[kind] = make()
-            built[kind] = time.process_time() - start
-        for batch in (1, 8):
-            found = turns(nets, x[:batch], rounds)
-            for kind in built:
-                shares = [a / b for a, b in zip(found[kind], found["plain"], strict=True)]
-                page.append(
-                    f"| {name} | {batch} | {kind} | {median(shares):.2f}× | {built[kind]:.2f} |"
-                )
-    return [*page, "", f"Process time, medians of {rounds} rounds in which all take turns."]
-
-
-@torch.no_grad()
-def turns(nets: dict[str, nn.Module], x: Tensor, rounds: int) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {kind: [] for kind in nets}
-    for i in range(rounds + 1):
-        for kind, net in nets.items():
-            start = time.process_time()
-            net(x)
-            if i:
-                found[kind].append(time.process_time() - start)
-    return found
+def matched(make, share: float, whole: float, x: Tensor) -> tuple[float, nn.Module]:
+    """The b whose gap is this share of the plain model's, to a thousandth: false positions."""
+    low, high = (0.0, 0.0), (1.0, 1.0)
+    for _ in range(9):
+        b = low[0] + (share - low[1]) * (high[0] - low[0]) / (high[1] - low[1])
+        net = make(b)
+        now = errors(net, x)[1][1] / whole
+        if abs(now - share) < 1e-3:
+            break
+        low, high = ((b, now), high) if now < share else (low, (b, now))
+    return b, net
 
 
 def main() -> None:

@@ -20,8 +20,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import equiwrap as ew
+
 TABLES = ("pos_embed", "position_embeddings", "relative_position_bias_table")
 TURNS = (1, 2, 3)
+SIGNATURE = "b c h w -> b k, b c h w"
 
 
 class Both(nn.Module):
@@ -92,6 +95,16 @@ def smooth(size: int, count: int = 4, seed: int = 1) -> Tensor:
     """`[b, 3, size, size]`: noise on a 14 × 14 grid, made large."""
     coarse = torch.randn(count, 3, 14, 14, generator=torch.Generator().manual_seed(seed))
     return nn.functional.interpolate(coarse, (size, size), mode="bicubic")
+
+
+def projected(model: nn.Module, x: Tensor, b: float | None = None) -> nn.Module:
+    """The dial of the weights."""
+    return ew.equivariantize(model, "C4", SIGNATURE, method="project", softness=b, example=x)
+
+
+def averaged(model: nn.Module, b: float | None = None) -> nn.Module:
+    """The dial of the function."""
+    return ew.equivariantize(model, "C4", SIGNATURE, frame="whole", softness=b)
 
 
 @torch.no_grad()
