@@ -10,7 +10,7 @@ where a· turns the kernel. Where one side rests there is no c (lifting and pool
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 
@@ -24,6 +24,7 @@ from .projector import Projector, wide
 
 __all__ = ["Fields", "Side", "images_of"]
 
+Turns = tuple[Tensor | None, ...]
 CACHE = 1 << 18  # entries at a time
 
 
@@ -40,13 +41,9 @@ class Side:
         return (self.before, order if self.moved else 1, self.after)
 
 
+@lru_cache(maxsize=64)
 def images_of(group: Group) -> tuple[tuple[int, ...], ...]:
     """`images[k][h]`: the number of g_k h, in the order of `group.elements()`."""
-    return _images_of(group)
-
-
-@lru_cache(maxsize=64)
-def _images_of(group: Group) -> tuple[tuple[int, ...], ...]:
     matrices = Regular(group).matrix(group.elements())  # [k, h', h]
     return tuple(tuple(row) for row in matrices.argmax(-2).tolist())
 
@@ -65,11 +62,18 @@ class Fields(Projector):
     out: Side
     into: Side
     kernel: tuple[int, ...] = ()
+    images: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
+    turns: Turns = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """What compilers would otherwise trace."""
+        object.__setattr__(self, "images", images_of(self.group))
+        object.__setattr__(self, "turns", _turns(self.group, self.kernel))
 
     @property
     def rank(self) -> int:
         """Free orbits: |W| / |G|."""
-        order = len(images_of(self.group))
+        order = len(self.images)
         size = prod(self.out.sizes(order)) * prod(self.into.sizes(order)) * prod(self.kernel)
         return size // order
 
@@ -94,7 +98,7 @@ class Fields(Projector):
 
     def _view(self, weight: Tensor) -> Tensor:
         """`[l, a, j, l', a', j', pixels]`."""
-        order = len(images_of(self.group))
+        order = len(self.images)
         return weight.reshape(*self.out.sizes(order), *self.into.sizes(order), prod(self.kernel))
 
     def _rows(self, view: Tensor) -> int:
@@ -103,16 +107,20 @@ class Fields(Projector):
 
     def _pairs(self) -> list[tuple[int, list[tuple[int, int]]]]:
         """For each a its place along the outputs, and (c, place of ac along the inputs)."""
-        images = images_of(self.group)
+        images = self.images
         if not self.into.moved:
             return [(a, [(0, 0)]) for a in range(len(images))]
         if not self.out.moved:
             return [(0, [(0, a)]) for a in range(len(images))]
         return [(a, list(enumerate(row))) for a, row in enumerate(images)]
 
+    def _turned_by(self, like: Tensor) -> list[Tensor | None]:
+        """The turns in the dtype and on the device of a weight."""
+        return [None if turn is None else turn.to(like) for turn in self.turns]
+
     def _mean(self, view: Tensor) -> Tensor:
         """*ψ[c, l, j, l', j', x] = mean_a a⁻¹·W[a, ac]*."""
-        turns = _turns(self.group, self.kernel, view.dtype, str(view.device))
+        turns = self._turned_by(view)
         sums: list[Tensor] = []
         for (a, pairs), turn in zip(self._pairs(), turns, strict=True):
             if len(pairs) > 1:  # all of W[a] is read
@@ -130,7 +138,7 @@ class Fields(Projector):
 
     def _turned(self, psi: Tensor, view: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """All (block of W at [a, ac], a·ψ[c])."""
-        turns = _turns(self.group, self.kernel, view.dtype, str(view.device))
+        turns = self._turned_by(view)
         for (a, pairs), turn in zip(self._pairs(), turns, strict=True):
             moved = psi if turn is None else psi @ turn.mT
             for c, at in pairs:
@@ -144,7 +152,7 @@ class Fields(Projector):
 
     def _pull(self, part: Tensor, t: float) -> None:
         """*W ← W + t (PW − W)* on one block, in place; few calls, since each costs microseconds."""
-        turns = _turns(self.group, self.kernel, part.dtype, str(part.device))
+        turns = self._turned_by(part)
         pairs = self._pairs()
         grid = [row.unbind(3) for row in part.unbind(1)]
         held = [[grid[a][at] for _, at in row] for a, row in pairs]
@@ -161,28 +169,14 @@ class Fields(Projector):
             torch._foreach_lerp_(blocks, means, t)
 
 
-def _turns(
-    group: Group, kernel: tuple[int, ...], dtype: torch.dtype, device: str
-) -> tuple[Tensor | None, ...]:
-    """For each a the matrix *x ↦ a⁻¹·x* on rows of pixels; None where nothing moves."""
-    return _cached_turns(group, kernel, dtype, device)
-
-
-# What torch.compiler.assume_constant_result sets, which would import dynamo: dynamo calls the two
-# and keeps what they return, where it would trace past lru_cache and stop at torch.equal.
-images_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
-_turns._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 @lru_cache(maxsize=64)
-def _cached_turns(
-    group: Group, kernel: tuple[int, ...], dtype: torch.dtype, device: str
-) -> tuple[Tensor | None, ...]:
+def _turns(group: Group, kernel: tuple[int, ...]) -> Turns:
+    """For each a the matrix *x ↦ a⁻¹·x* on rows of pixels; None where nothing moves."""
     pixels = prod(kernel)
     if pixels == 1:
         return (None,) * len(images_of(group))
-    unit = torch.eye(pixels, dtype=dtype).reshape(pixels, *kernel)
-    moved = [act_on_grid(group, g, unit).flatten(1) for g in group.elements()]
-    return tuple(
-        None if torch.equal(m, unit.flatten(1)) else m.mT.contiguous().to(device) for m in moved
-    )
+    with torch.inference_mode(False):  # what is kept may meet autograd later
+        unit = torch.eye(pixels, dtype=torch.float64).reshape(pixels, *kernel)
+        moved = [act_on_grid(group, g, unit).flatten(1) for g in group.elements("cpu")]
+        still = unit.flatten(1)
+        return tuple(None if torch.equal(m, still) else m.mT.contiguous() for m in moved)
