@@ -5,6 +5,8 @@ Without a device the sync law is still held to a list of operations that read fr
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from reference import Convs, Sets
@@ -108,3 +110,31 @@ def test_bfloat16_autocast_keeps_the_frame_exact(build):
     model, x = build("cuda")
     with torch.autocast("cuda", torch.bfloat16):
         assert_equivariant(model, None, x, tol=5e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("hidden", ["trivial", "regular"])
+def test_projections_and_decays_run_on_the_device_as_on_the_cpu(hidden):
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 4, 3, padding=1),
+    ).eval()
+    x = torch.randn(2, 3, 9, 9)
+    here = ew.equivariantize(
+        net, "D4", "b c h w -> b c h w", method="project", hidden=hidden, example=x
+    )
+    there = copy.deepcopy(here).cuda()
+    torch.testing.assert_close(there(x.cuda()).cpu(), here(x), rtol=0, atol=1e-4)
+    soft = ew.equivariantize(
+        net.cuda(), "D4", "b c h w -> b c h w", method="penalize", hidden=hidden, example=x.cuda()
+    )
+    optimizer = torch.optim.AdamW(soft.parameters(), lr=0.1)
+    decay = ew.EquivarianceDecay(soft, optimizer, strength=100.0)
+    before = soft.equiwrap.report().ratio
+    (soft(x.cuda()).square().mean() + soft.equiwrap.penalty()).backward()
+    optimizer.step()
+    assert decay.steps == 1
+    assert soft.equiwrap.report().ratio < 1e-3 * before
+    assert soft.equiwrap.certificate(x.cuda()).bound.value is not None
