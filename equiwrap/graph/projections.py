@@ -117,7 +117,16 @@ def _orbits(group: Group, tables: list[tuple[Tensor, Kind]], weight: Tensor) -> 
     for labels, kind in tables:
         labels = labels.expand(kind.shape)
         pairs += [(labels, kind.act(group, g, labels)) for g in generators(group)]
-    return Orbits(orbits_of(weight.numel() // leading, pairs), leading)
+    return _by_rows(orbits_of(weight.numel() // leading, pairs), leading, weight.shape[-1])
+
+
+def _by_rows(label: Tensor, leading: int, width: int) -> Orbits:
+    """One label a row, where the entries of a row move alike (position tables)."""
+    rows = label.reshape(-1, width) if width > 1 and len(label) % width == 0 else label[:, None]
+    width = rows.shape[1]
+    if width > 1 and torch.equal(rows, rows[:, :1] + torch.arange(width)):
+        return Orbits(rows[:, 0] // width, leading, width)
+    return Orbits(label, leading)
 
 
 def _rests_in_front(labels: Tensor, kind: Kind) -> bool:

@@ -49,27 +49,39 @@ def orbit_mean(values: Tensor, label: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Orbits(Projector):
-    """*`orbit_mean` with a fixed label*: any permutations, whatever their number."""
+    """*`orbit_mean` with a fixed label*: any permutations, whatever their number.
+
+    On weights of `leading` · len(label) · `trailing` entries, the outer two of which rest.
+    """
 
     label: Tensor
-    leading: int = 1  # entries of the axes that rest in front
+    leading: int = 1
+    trailing: int = 1
 
     @property
     def rank(self) -> int:
         """The number of orbits."""
-        return self.leading * int(self.label.unique().numel())
+        return self.leading * self.trailing * int(self.label.unique().numel())
 
     def __call__(self, weight: Tensor) -> Tensor:
-        return orbit_mean(wide(weight), self.label).to(weight.dtype)
+        rows = wide(weight).reshape(self.leading, -1, self.trailing)
+        label, share = self._numbered_on(rows)
+        sums = rows.new_zeros(len(rows), len(share), self.trailing).index_add(1, label, rows)
+        kept = (sums * share.unsqueeze(-1)).index_select(1, label)
+        return kept.reshape(weight.shape).to(weight.dtype)
 
     def lerp_(self, weight: Tensor, t: float) -> None:
         weight = weight.detach()
         wider = wide(weight)
-        label, share = (part.to(weight.device) for part in self._numbered)
-        rows = wider.reshape(-1, len(label))
-        sums = rows.new_zeros(len(rows), len(share)).index_add_(1, label, rows)
-        kept = sums.mul_(share.to(rows.dtype)).index_select(1, label).reshape(weight.shape)
+        rows = wider.reshape(self.leading, -1, self.trailing)
+        label, share = self._numbered_on(rows)
+        sums = rows.new_zeros(len(rows), len(share), self.trailing).index_add_(1, label, rows)
+        kept = sums.mul_(share.unsqueeze(-1)).index_select(1, label).reshape(weight.shape)
         weight.copy_(kept if t == 1 else wider.lerp_(kept, t))
+
+    def _numbered_on(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        label, share = self._numbered
+        return label.to(like.device), share.to(like)
 
     @cached_property
     def _numbered(self) -> tuple[Tensor, Tensor]:
