@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -57,11 +56,18 @@ class Orbits(Projector):
     label: Tensor
     leading: int = 1
     trailing: int = 1
+    numbered: tuple[Tensor, Tensor] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """The orbits counted from 0, and one over their sizes."""
+        with torch.inference_mode(False):  # what is kept may meet autograd later
+            label = self.label.clone().unique(return_inverse=True)[1]
+            object.__setattr__(self, "numbered", (label, 1 / label.bincount().double()))
 
     @property
     def rank(self) -> int:
         """The number of orbits."""
-        return self.leading * self.trailing * int(self.label.unique().numel())
+        return self.leading * self.trailing * len(self.numbered[1])
 
     def __call__(self, weight: Tensor) -> Tensor:
         rows = wide(weight).reshape(self.leading, -1, self.trailing)
@@ -80,11 +86,5 @@ class Orbits(Projector):
         weight.copy_(kept if t == 1 else wider.lerp_(kept, t))
 
     def _numbered_on(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        label, share = self._numbered
+        label, share = self.numbered
         return label.to(like.device), share.to(like)
-
-    @cached_property
-    def _numbered(self) -> tuple[Tensor, Tensor]:
-        """The orbits counted from 0, and one over their sizes."""
-        label = self.label.unique(return_inverse=True)[1]
-        return label, 1 / label.bincount().double()
