@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -24,6 +24,10 @@ def chooser(view: nn.Module, given: Any) -> Callable[[str], bool]:
         return lambda path: True
     if callable(given):
         return lambda path: bool(given(view.get_submodule(path.rpartition(".")[0]), path))
+    if not isinstance(given, (str, Iterable)):
+        raise SignatureError(
+            f"targets={given!r} was given: an expression, several, or filter_fn(module, path)."
+        )
     wanted = [given] if isinstance(given, str) else list(given)
     paths = [n for n, _ in [*view.named_parameters(), *view.named_buffers()]]
     for pattern in wanted:

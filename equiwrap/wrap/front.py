@@ -154,6 +154,8 @@ def equivariantize_(
 def _wrap(model: nn.Module, asked: Asked, *, in_place: bool) -> nn.Module:
     model = prepared(model, asked)
     view = view_of(model, type(model)) if in_place else model
+    if asked.at is not None and asked.method != "average":
+        raise SignatureError(f'at= came beside method="{asked.method}", and belongs to averages.')
     if asked.at is not None:
         from .around import around  # few need it
 

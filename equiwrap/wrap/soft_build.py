@@ -88,7 +88,12 @@ def _check(asked: Asked) -> None:
         SignatureError: an argument that belongs to another method.
     """
     method = f'method="{asked.method}"'
-    for name, given in (("frame", asked.frame != "auto"), ("mask", asked.mask), ("at", asked.at)):
+    others = (
+        ("frame", asked.frame != "auto"),
+        ("mask", asked.mask),
+        ("tol", asked.tol is not None),
+    )
+    for name, given in others:
         if given:
             raise SignatureError(f"{name}= came beside {method}, and belongs to the average.")
     if asked.options:
@@ -102,12 +107,18 @@ def _check(asked: Asked) -> None:
         )
     if asked.method == "project" and asked.penalty is not None:
         raise SignatureError('penalty= came beside method="project": use method="penalize".')
-    if asked.penalty is not None and not asked.penalty >= 0:
-        raise SignatureError(f"penalty={asked.penalty} was given; a strength is 0 or more.")
+    number = isinstance(asked.penalty, (int, float)) and 0 <= asked.penalty < float("inf")
+    if asked.penalty is not None and not number:
+        raise SignatureError(f"penalty={asked.penalty!r} was given; a strength is a number ≥ 0.")
     if not isinstance(asked.hidden, Mapping) and asked.hidden not in HIDDEN:
         raise SignatureError(
             f"hidden={asked.hidden!r} was asked for: one of {', '.join(HIDDEN)}, or a mapping from "
             'layers to axes, as in {"layer1.*": "(16 r)"}.'
+        )
+    if asked.calibrate is not None and asked.hidden not in ("auto", "matched"):
+        raise SignatureError(
+            f"calibrate= came beside hidden={asked.hidden!r}, which does not look at data: it is "
+            'for hidden="matched".'
         )
     if asked.hidden == "matched" and asked.calibrate is None:
         raise SignatureError(
