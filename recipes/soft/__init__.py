@@ -1,0 +1,1 @@
+"""The parts of `recipes/soft_symmetry.py`: tasks, methods, and what runs them."""

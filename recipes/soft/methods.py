@@ -63,7 +63,7 @@ def symmetric_start(net: nn.Module, targets: tuple[Target, ...]) -> None:
         weight.copy_(soft)
 
 
-# -- the ends ---------------------------------------------------------------------------------------
+# -- the ends --------------------------------------------------------------------------------------
 
 
 def plain(task: Task, net: nn.Module, targets: tuple[Target, ...], strength: float) -> Trainer:
@@ -105,7 +105,7 @@ def tie(
         parametrize.register_parametrization(net.get_submodule(owner), name, kind(target.projector))
 
 
-# -- baselines between ------------------------------------------------------------------------------
+# -- baselines between -----------------------------------------------------------------------------
 
 
 def augmented(task: Task, net: nn.Module, targets: tuple[Target, ...], strength: float) -> Trainer:
@@ -165,7 +165,7 @@ def pathways(task: Task, net: nn.Module, targets: tuple[Target, ...], strength: 
     return Trainer(task, net, adam(task, net), extra)
 
 
-# -- ours -------------------------------------------------------------------------------------------
+# -- ours ------------------------------------------------------------------------------------------
 
 
 def decayed(task: Task, net: nn.Module, targets: tuple[Target, ...], strength: float) -> Trainer:
@@ -179,9 +179,7 @@ def decayed(task: Task, net: nn.Module, targets: tuple[Target, ...], strength: f
 def penalised(task: Task, net: nn.Module, targets: tuple[Target, ...], strength: float) -> Trainer:
     """λ |W − PW|² in the loss."""
     symmetric_start(net, targets)
-    return Trainer(
-        task, net, adam(task, net), lambda x, out: penalty(net, targets, strength)
-    )
+    return Trainer(task, net, adam(task, net), lambda x, out: penalty(net, targets, strength))
 
 
 def balled(task: Task, net: nn.Module, targets: tuple[Target, ...], strength: float) -> Trainer:
@@ -199,8 +197,8 @@ METHODS: dict[str, tuple[Build, tuple[float, ...]]] = {
     "augmentation": (augmented, (0.25, 0.5, 0.75, 1.0)),
     "sample-based": (sampled, (0.01, 0.1, 1.0, 10.0)),
     "hard": (hard, DECAYS),
-    "RPP": (pathways, (1e-4, 1e-3, 1e-2, 1e-1)),
+    "RPP": (pathways, (1e-3, 1e-2, 1e-1, 1.0)),
     "decay": (decayed, (1.0, 10.0, 100.0, 1000.0)),
-    "penalty": (penalised, (1e-3, 1e-2, 1e-1, 1.0)),
+    "penalty": (penalised, (1e-2, 1e-1, 1.0, 10.0)),
     "ball": (balled, (0.01, 0.03, 0.1, 0.3)),
 }
