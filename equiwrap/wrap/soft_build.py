@@ -109,7 +109,7 @@ def _check(asked: Asked) -> None:
         raise SignatureError('penalty= came beside method="project": use method="penalize".')
     number = isinstance(asked.penalty, (int, float)) and 0 <= asked.penalty < float("inf")
     if asked.penalty is not None and not number:
-        raise SignatureError(f"penalty={asked.penalty!r} was given; a strength is 0 or more, and finite.")
+        raise SignatureError(f"penalty={asked.penalty!r} was given; a strength is 0 or more.")
     if not isinstance(asked.hidden, Mapping) and asked.hidden not in HIDDEN:
         raise SignatureError(
             f"hidden={asked.hidden!r} was asked for: one of {', '.join(HIDDEN)}, or a mapping from "
