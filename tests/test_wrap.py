@@ -331,7 +331,7 @@ def test_bad_calls_get_a_sentence():
         ew.SignatureError, "beside a frame object", "C4", LOGITS, frame=ew.frames.Whole(), chunk=2
     )
     refuses(ew.SignatureError, "between 0", "C4", LOGITS, softness=1.5)
-    refuses(ew.CaptureError, "method='project'", "C4", LOGITS, method="project")
+    refuses(ew.CaptureError, "method='projekt'", "C4", LOGITS, method="projekt")
     refuses(
         ew.GroupError, "infinite", "SO(2)", LOGITS, frame="whole", example=torch.randn(1, 3, 8, 8)
     )

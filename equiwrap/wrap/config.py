@@ -27,7 +27,7 @@ class Config:
     frame: str = "auto"
     penalty: float | None = None
     softness: float | None = None
-    hidden: str | None = None
+    hidden: str = "auto"
     targets: str | None = None
     mask: str | None = None
     probes: bool | str | tuple[str, ...] | None = None

@@ -205,7 +205,7 @@ def _only_soft(asked: Asked) -> None:
     """
     for name, given in (
         ("penalty", asked.penalty is not None),
-        ("hidden", asked.hidden != "auto"),
+        ("hidden", asked.hidden not in ("auto", None)),
         ("targets", asked.targets is not None),
     ):
         if given:
