@@ -195,5 +195,6 @@ def test_it_takes_loaders_and_refuses_nothing_at_all():
     assert torch.equal(before, torch.get_rng_state())
     assert model.training
     assert found.error.samples == 6
-    with pytest.raises(SignatureError, match="takes inputs"):
-        model.equiwrap.certificate([])
+    for nothing in ([], None, {"x": x}, ["x"]):
+        with pytest.raises(SignatureError, match="takes inputs"):
+            model.equiwrap.certificate(nothing)

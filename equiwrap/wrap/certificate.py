@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,7 @@ def _gathered(data: Any, count: int, wanted: int) -> tuple[Any, ...]:
     if isinstance(data, tuple):
         return tuple(x[:count] if isinstance(x, Tensor) and x.dim() else x for x in data)
     rows: list[tuple[Any, ...]] = []
-    if isinstance(data, Iterable):
+    if isinstance(data, Iterable) and not isinstance(data, Mapping):
         seen = 0
         for batch in itertools.islice(data, count):
             row = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
@@ -127,10 +127,10 @@ def _gathered(data: Any, count: int, wanted: int) -> tuple[Any, ...]:
             seen += len(row[0])
             if seen >= count:
                 break
-    if not rows:
+    if not rows or not all(isinstance(x, Tensor) for row in rows for x in row):
         raise SignatureError(
             f"certificate takes inputs (a tensor, a tuple of them, or a loader), and a "
-            f"{type(data).__name__} with none was given."
+            f"{type(data).__name__} without any was given."
         )
     return tuple(torch.cat(column)[:count] for column in zip(*rows, strict=True))
 
