@@ -47,6 +47,12 @@ IMAGES = {
     "overlapping mean": nn.AvgPool2d(3, 1),
     "global": nn.AdaptiveAvgPool2d(1),
     "adaptive": nn.AdaptiveAvgPool2d(3),
+    "adaptive upwards": nn.AdaptiveAvgPool2d(21),
+    "border mean": nn.AvgPool2d(3, 1, 1, count_include_pad=False),
+    "wide maximum": nn.MaxPool2d(3, 2, 1, dilation=2),
+    "replicated": nn.Conv2d(4, 6, 7, padding=3, padding_mode="replicate"),
+    "steep": nn.ELU(3.0),
+    "leaky": nn.LeakyReLU(2.0),
     "norm": nn.BatchNorm2d(4).eval(),
     **{c.__name__: c() for c in (nn.ReLU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.SELU)},
     **{c.__name__: c() for c in (nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.ELU, nn.Softplus)},
@@ -94,6 +100,19 @@ def test_products_attention_and_normalisation_hold_on_the_values_met(near):
         assert gap <= most * (1 + 1e-9)
         gap, most = bounded(None, "softmax", u, v, -1)
         assert gap <= most * (1 + 1e-9)
+
+
+def test_padding_and_weighted_sums_carry_what_they_repeat():
+    u = drawn(2, 3, 4, 4)
+    v = u + drawn(2, 3, 4, 4)
+    edge = torch.zeros_like(u)
+    edge[..., 0, :] = 1
+    for other in (v, u + edge):
+        for mode in ("constant", "replicate", "reflect", "circular"):
+            gap, most = bounded(None, "pad", u, other, (2, 2, 3, 3), mode=mode)
+            assert gap <= most * (1 + 1e-9)
+    gap, most = bounded(None, "add", u, v, u[:1], alpha=1)
+    assert gap <= most * (1 + 1e-9)
 
 
 class Small(nn.Module):

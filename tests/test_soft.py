@@ -459,3 +459,29 @@ def test_kernels_in_buffers_are_no_targets():
 
     with pytest.raises(EquivarianceError, match="conv2d"):
         soft(Fixed(), torch.randn(2, 3, 9, 9), signature="b c h w -> b k")
+
+
+def test_numbers_that_are_none_get_a_sentence(net, x):
+    with pytest.raises(SignatureError, match=r"softness='0\.2'"):
+        ew.equivariantize(net, "C4", "b c h w -> b k", method="project", softness="0.2", example=x)
+    made = ew.equivariantize(net, "C4", "b c h w -> b k", method="penalize", example=x)
+    sgd = torch.optim.SGD(net.parameters(), 0.1)
+    with pytest.raises(ValueError, match="every='4'"):
+        ew.EquivarianceDecay(made, sgd, every="4")
+    with pytest.raises(ValueError, match="strength='1e-2'"):
+        ew.EquivarianceDecay(made, sgd, strength="1e-2")
+    with pytest.raises(TypeError, match=r"torch\.optim\.Optimizer"):
+        ew.EquivarianceDecay(made, None)
+
+
+def test_a_frozen_normalisation_in_a_training_model_is_projected():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+    net[1].running_mean.normal_()
+    x = torch.randn(2, 3, 9, 9)
+    made = ew.equivariantize(
+        net, "C4", "b c h w -> b c h w", method="project", hidden="regular", example=x
+    )
+    made.train()
+    made[1].eval()
+    with torch.no_grad():
+        torch.testing.assert_close(made(x.rot90(1, (2, 3))), made(x).rot90(1, (2, 3)))

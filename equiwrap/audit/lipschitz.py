@@ -53,7 +53,10 @@ def carried(met: Met) -> tuple[float, bool] | None:
             name = cls.__name__.lower()
             break
     rule = RULES.get(name)
-    return None if rule is None else (rule(met), name in LOCAL)
+    try:
+        return None if rule is None else (rule(met), name in LOCAL)
+    except (AttributeError, IndexError, TypeError):
+        return None  # called in a way that the rule does not read
 
 
 def _rule(names: str, *, local: bool = False) -> Callable[[Rule], Rule]:
@@ -79,7 +82,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 # -- constants -------------------------------------------------------------------------------------
 
 _SLOPES = {  # the largest slope of functions of one number
-    1.0: """relu relu6 leakyrelu leaky_relu elu celu tanh softplus hardtanh abs clamp clamp_min
+    1.0: """relu relu6 celu tanh softplus hardtanh abs clamp clamp_min
     softsign logsigmoid sin cos softshrink hardshrink""",
     1.129: "gelu",
     1.0999: "silu",
@@ -91,7 +94,7 @@ _SLOPES = {  # the largest slope of functions of one number
 }
 _STILL = """view reshape flatten unflatten permute transpose contiguous clone detach dropout float
 identity dropout2d droppath double to type unsqueeze squeeze getitem select narrow split chunk
-unbind movedim swapaxes t mT softmax neg pad zeropad2d getattr roll flip pixelshuffle pixel_shuffle
+unbind movedim swapaxes t mT softmax neg zeropad2d getattr roll flip pixelshuffle pixel_shuffle
 pixelunshuffle pixel_unshuffle channelshuffle"""
 
 
@@ -103,17 +106,38 @@ for _name in _STILL.lower().split():
 RULES["log_softmax"] = lambda met: 2 * met.total()
 
 
-@_rule("add add_ iadd sub rsub radd addcmul_none")
+@_rule("add iadd sub isub rsub radd")
 def _sum(met: Met) -> float:
     """Errors add up; a broadcast operand counts as often as it is used."""
     size = met.result.numel()
-    parts = [a for a in tensors_in(met.args) if a.numel()]
-    return sum(met.error(a) * math.sqrt(size / a.numel()) for a in parts)
+    parts = [a for a in tensors_in((met.args, met.kwargs)) if a.numel()]
+    most = max(1.0, abs(met.kwargs.get("alpha", 1)))
+    return most * sum(met.error(a) * math.sqrt(size / a.numel()) for a in parts)
+
+
+@_rule("elu leakyrelu leaky_relu")
+def _bent(met: Met) -> float:
+    """The slope below zero may be the larger."""
+    of: Any = met.module
+    slope = getattr(of, "alpha", None) or getattr(of, "negative_slope", None)
+    if of is None:
+        slope = met.arg(1, "alpha", met.kwargs.get("negative_slope", 1.0))
+    return met.total() * max(1.0, abs(slope or 0.0))
+
+
+@_rule("pad")
+def _padded(met: Met) -> float:
+    """Zeros carry nothing; any other mode repeats an entry at most 1 + left + right times."""
+    if met.arg(2, "mode", "constant") == "constant":
+        return met.total()
+    sides = met.arg(1, "pad")
+    times = [1 + sides[i] + sides[i + 1] for i in range(0, len(sides), 2)]
+    return met.total() * math.sqrt(math.prod(times))
 
 
 @_rule("cat concat concatenate stack")
 def _joined(met: Met) -> float:
-    return math.sqrt(sum(met.error(a) ** 2 for a in tensors_in(met.args)))
+    return math.sqrt(sum(met.error(a) ** 2 for a in tensors_in((met.args, met.kwargs))))
 
 
 @_rule("expand repeat broadcast_to expand_as")
@@ -133,13 +157,14 @@ def _summed(met: Met) -> float:
 
 @_rule("adaptiveavgpool2d adaptive_avg_pool2d adaptivemaxpool2d adaptive_max_pool2d")
 def _pooled(met: Met) -> float:
-    """Means over h w / (h' w') pixels each, where these divide; else at most 2 a direction."""
+    """Means over h w / (h' w') pixels, where these divide; else as often as a pixel is read."""
     before, after = met.args[0].shape[-2:], met.result.shape[-2:]
     divides = all(n % m == 0 for n, m in zip(before, after, strict=True))
     mean = "avg" in (met.name or "") or "Avg" in type(met.module).__name__
     if divides:
         return met.total() * (math.sqrt(met.result.numel() / met.args[0].numel()) if mean else 1.0)
-    return met.total() * 2.0
+    times = [math.ceil(m / n) + 1 for n, m in zip(before, after, strict=True)]
+    return met.total() * math.sqrt(math.prod(times))
 
 
 @_rule("maxpool2d max_pool2d boolean_dispatch")
@@ -149,9 +174,14 @@ def _max_pool(met: Met) -> float:
 
 @_rule("avgpool2d avg_pool2d")
 def _avg_pool(met: Met) -> float:
+    """Windows at a border may hold fewer pixels, each of which then counts more."""
+    of: Any = met.module
+    border = of.padding if of is not None else met.arg(3, "padding", 0)
+    ceil = of.ceil_mode if of is not None else met.arg(4, "ceil_mode", False)
+    whole = not ceil and border in (0, (0, 0), [0, 0])
     found = 1.0
     for k, s in _windows(met):
-        found *= math.ceil(k / s) / k
+        found *= math.ceil(k / s) / (k if whole else 1)
     return met.total() * found**0.5
 
 
@@ -159,6 +189,8 @@ def _windows(met: Met) -> list[tuple[int, int]]:
     of: Any = met.module
     k = of.kernel_size if of is not None else met.arg(1, "kernel_size")
     s = (of.stride if of is not None else met.arg(2, "stride")) or k
+    dilation = getattr(of, "dilation", 1) if of is not None else met.kwargs.get("dilation", 1)
+    s = s if dilation in (1, (1, 1)) else 1
     pairs = [(n, n) if isinstance(n, int) else tuple(n) for n in (k, s)]
     return list(zip(*pairs, strict=True))
 
@@ -177,7 +209,8 @@ def _conv(met: Met) -> float:
     s, d = ((n, n) if isinstance(n, int) else tuple(n) for n in (stride, dilation))
     times = [math.ceil(k / s[i]) if d[i] == 1 else k for i, k in enumerate(weight.shape[2:])]
     if of is not None and of.padding_mode != "zeros":
-        times = [2 * n for n in times]  # border pixels are read again
+        extra = max(of._reversed_padding_repeated_twice)  # of the border, read again
+        times = [n * (1 + 2 * extra) for n in times]
     parts = weight.detach().flatten(1).unflatten(0, (groups, -1)).double()
     return met.error(met.args[0]) * math.sqrt(math.prod(times)) * _norm(parts)
 
@@ -270,5 +303,5 @@ def _layer_norm(met: Met) -> float:
     if "rms" not in met.name.lower() and "RMS" not in type(of).__name__:
         rows = rows - rows.mean(-1, keepdim=True)
     small = float((rows.square().sum(-1) + rows.shape[-1] * eps).min().sqrt())
-    top = float(gain.abs().max()) if gain is not None else 1.0
+    top = float(gain.detach().abs().max()) if gain is not None else 1.0
     return met.error(met.args[0]) * math.sqrt(rows.shape[-1]) * top / small

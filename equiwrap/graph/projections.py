@@ -9,7 +9,6 @@ anything else of a finite group         Averaged     the loop over elements
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from ..groups import Group
 from ..reynolds import Fields, Kernels, Orbits, Projector, Side, orbits_of
 from ..reynolds.projector import wide
-from .kinds import Axis, Kind, Untyped, free
+from .kinds import Axis, Kind, Untyped, free, letter, size_of
 from .sites import Typing, generators
 from .walk import attribute
 
@@ -52,15 +51,13 @@ def projectors(model: nn.Module, typing: Typing) -> dict[str, Projector]:
 
 
 def _kernel(weight: Tensor) -> Kind:
-    from .kinds import letter
-
     sides = [letter(name, n) for name, n in zip("hw", weight.shape[2:], strict=True)]
     return Kind((free(weight.shape[0]), free(weight.shape[1]), *sides))
 
 
 def _one(group: Group, kind: Kind) -> Projector:
     """The projection of a whole weight of this type."""
-    sides = [_side(axis, group) for axis in kind.axes[:2]]
+    sides = [_side(axis) for axis in kind.axes[:2]]
     rest = kind.axes[2:]
     plain = all(len(a) == len(a[0]) == 1 and a[0][0].name in ("h", "w") for a in rest)
     if all(sides) and plain and len(rest) in (0, 2):
@@ -76,29 +73,18 @@ def _one(group: Group, kind: Kind) -> Projector:
     return _orbits(group, [(number, kind)], number)
 
 
-def _side(axis: Axis, group: Group) -> Side | None:
+def _side(axis: Axis) -> Side | None:
     """`(l a j)` as the slices want it; None for other axes."""
     if len(axis) > 1:
         return None
     names = [atom.name for atom in axis[0]]
     moved = [atom for atom in axis[0] if atom.name]
     if not moved:
-        return Side(sum(_size(axis)), 1, False)
+        return Side(size_of(axis[0]), 1, False)
     if names.count("r") != 1 or len(moved) > 1 or len(moved[0].images) != moved[0].size:
         return None
     at = names.index("r")
-    return Side(_product(axis[0][:at]), _product(axis[0][at + 1 :]))
-
-
-def _size(axis: Axis) -> list[int]:
-    return [_product(block) for block in axis]
-
-
-def _product(atoms: Any) -> int:
-    total = 1
-    for atom in atoms:
-        total *= atom.size
-    return total
+    return Side(size_of(axis[0][:at]), size_of(axis[0][at + 1 :]))
 
 
 def _orbits(group: Group, tables: list[tuple[Tensor, Kind]], weight: Tensor) -> Projector:
@@ -124,7 +110,8 @@ def _by_rows(label: Tensor, leading: int, width: int) -> Orbits:
     """One label a row, where the entries of a row move alike (position tables)."""
     rows = label.reshape(-1, width) if width > 1 and len(label) % width == 0 else label[:, None]
     width = rows.shape[1]
-    if width > 1 and torch.equal(rows, rows[:, :1] + torch.arange(width)):
+    alike = width > 1 and not (rows[:, 0] % width).any()
+    if alike and torch.equal(rows, rows[:, :1] + torch.arange(width)):
         return Orbits(rows[:, 0] // width, leading, width)
     return Orbits(label, leading)
 
@@ -174,7 +161,7 @@ def _character(group: Group, kind: Kind, g: Tensor) -> float:
     alone = [(axis,) for axis in kind.axes if axis not in on_grid]
     found = 1.0
     for axes in [*alone, tuple(on_grid)]:
-        sizes = [sum(_size(axis)) for axis in axes]
+        sizes = [sum(map(size_of, axis)) for axis in axes]
         total = int(torch.Size(sizes).numel())
         unit = torch.eye(total, dtype=torch.float64).reshape(total, *sizes)
         moved = Kind((free(total), *axes)).act(group, g, unit)

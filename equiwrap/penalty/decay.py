@@ -53,6 +53,7 @@ class EquivarianceDecay:
 
     Raises:
         ValueError: a negative strength, `every` below 1, an unknown kind, no targets.
+        TypeError: no optimiser.
     """
 
     def __init__(
@@ -69,6 +70,11 @@ class EquivarianceDecay:
         statistics: bool = True,
         targets: Sequence[Target] | None = None,
     ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"A decay follows the steps of a torch.optim.Optimizer, and a "
+                f"{type(optimizer).__name__} was given: EquivarianceDecay(model, optimizer)."
+            )
         self.targets = tuple(targets_of(model) if targets is None else targets)
         self._check(every, kind, separate)
         self.model, self.optimizer, self.every, self.kind = model, optimizer, every, kind
@@ -96,8 +102,8 @@ class EquivarianceDecay:
                 "The model has no targets: every weight of it is equivariant already, or its "
                 "layers could not be typed. Leave the decay out."
             )
-        if every < 1:
-            raise ValueError(f"every={every} was asked for: it counts steps, 1 at least.")
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every={every!r} was asked for: it counts steps, 1 at least.")
         if kind not in STEPS:
             raise ValueError(f"kind={kind!r} was asked for: the kinds are {', '.join(STEPS)}.")
         if separate is not None:

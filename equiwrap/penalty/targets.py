@@ -76,9 +76,9 @@ def checked(strength: Strength, name: str = "strength") -> Strength:
         ValueError: a negative or undefined number.
     """
     numbers = strength.values() if isinstance(strength, Mapping) else [strength]
-    if wrong := [n for n in numbers if not n >= 0]:
+    if wrong := [n for n in numbers if not (isinstance(n, (int, float)) and n >= 0)]:
         raise ValueError(
-            f"{name}={wrong[0]:g} was asked for, and a strength is at least 0: a negative one "
-            "would drive the weights away from the symmetry."
+            f"{name}={wrong[0]!r} was asked for, and a strength is a number, at least 0: "
+            "a negative one would drive the weights away from the symmetry."
         )
     return strength

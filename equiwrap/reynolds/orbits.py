@@ -39,11 +39,7 @@ def orbit_mean(values: Tensor, label: Tensor) -> Tensor:
     The label is that of all entries, or of the trailing ones where the leading axes rest. The
     orthogonal projection onto what the permutations leave as it is; O(|W|), whatever |G| is.
     """
-    label = label.to(values.device)
-    flat = values.reshape(-1, label.numel())
-    total = torch.zeros_like(flat).index_add(1, label, flat)
-    count = flat.new_zeros(label.numel()).index_add(0, label, flat.new_ones(label.numel()))
-    return (total[:, label] / count[label]).reshape(values.shape)
+    return Orbits(label, values.numel() // max(len(label.flatten()), 1))(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +57,7 @@ class Orbits(Projector):
     def __post_init__(self) -> None:
         """The orbits counted from 0, and one over their sizes."""
         with torch.inference_mode(False):  # what is kept may meet autograd later
-            label = self.label.clone().unique(return_inverse=True)[1]
+            label = self.label.flatten().clone().unique(return_inverse=True)[1]
             object.__setattr__(self, "numbered", (label, 1 / label.bincount().double()))
 
     @property
@@ -70,21 +66,17 @@ class Orbits(Projector):
         return self.leading * self.trailing * len(self.numbered[1])
 
     def __call__(self, weight: Tensor) -> Tensor:
-        rows = wide(weight).reshape(self.leading, -1, self.trailing)
-        label, share = self._numbered_on(rows)
-        sums = rows.new_zeros(len(rows), len(share), self.trailing).index_add(1, label, rows)
-        kept = (sums * share.unsqueeze(-1)).index_select(1, label)
-        return kept.reshape(weight.shape).to(weight.dtype)
+        return self._mean(wide(weight)).to(weight.dtype)
 
     def lerp_(self, weight: Tensor, t: float) -> None:
         weight = weight.detach()
         wider = wide(weight)
-        rows = wider.reshape(self.leading, -1, self.trailing)
-        label, share = self._numbered_on(rows)
-        sums = rows.new_zeros(len(rows), len(share), self.trailing).index_add_(1, label, rows)
-        kept = sums.mul_(share.unsqueeze(-1)).index_select(1, label).reshape(weight.shape)
+        kept = self._mean(wider)
         weight.copy_(kept if t == 1 else wider.lerp_(kept, t))
 
-    def _numbered_on(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        label, share = self.numbered
-        return label.to(like.device), share.to(like)
+    def _mean(self, weight: Tensor) -> Tensor:
+        rows = weight.reshape(self.leading, -1, self.trailing)
+        label, share = (part.to(weight.device) for part in self.numbered)
+        sums = rows.new_zeros(len(rows), len(share), self.trailing).index_add_(1, label, rows)
+        means = sums * share.to(weight.dtype).unsqueeze(-1)
+        return means.index_select(1, label).reshape(weight.shape)

@@ -72,11 +72,12 @@ class Soft:
         return functional_call(self._runner, self._weights(), args, kwargs)
 
     def _weights(self) -> dict[str, Tensor]:
-        """*W_b* by path; statistics in eval mode only, since training writes them."""
+        """*W_b* by path; statistics of layers in eval mode only, since training writes them."""
         found = {}
         for target in self.targets:
             weight = read(self.view, target.path)
-            if isinstance(weight, nn.Parameter) or not self.view.training:
+            owner = self.view.get_submodule(target.path.rpartition(".")[0])
+            if isinstance(weight, nn.Parameter) or not owner.training:
                 soft = target.projector(weight)
                 if self.softness:  # a symbol under torch.compile, of which lerp makes a constant
                     soft = soft + self.softness * (weight - soft)
@@ -152,7 +153,7 @@ class Soft:
     def errors(
         self, *inputs: Any, layers: bool = False, **options: Any
     ) -> ErrorEstimate | ProbeReport:
-        """The model's own relative equivariance error on these inputs; of its layers if asked."""
+        """The relative error of the model as it runs; `layers`: of its layers on the weights W."""
         if layers:
             return self.probes.measure(*inputs, **options)
         return equivariance_error(

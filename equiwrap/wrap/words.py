@@ -96,9 +96,10 @@ def check_method(method: str, softness: float | None) -> None:
             f"method={method!r} was asked for; the methods are average (exact for any model), "
             "penalize (weights pulled towards the symmetry) and project (onto it)."
         )
-    if softness is not None and not 0 <= softness <= 1:
+    number = isinstance(softness, (int, float)) and 0 <= softness <= 1
+    if softness is not None and not number:
         raise SignatureError(
-            f"softness={softness} was given; it lies between 0 (exact) and 1 (plain)."
+            f"softness={softness!r} was given; it lies between 0 (exact) and 1 (plain)."
         )
 
 
