@@ -21,6 +21,7 @@ from ..graph.propagate import Typing, generators
 from ..graph.snap import folded
 from ..graph.twin import held_random
 from ..graph.walk import Visit
+from . import lipschitz_local  # noqa: F401  its rules enter the table
 from .layers import added
 from .lipschitz import Met, carried, tensors_in
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Met", "carried", "tensors_in"]
+__all__ = ["Met", "carried", "rule", "tensors_in"]
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,21 @@ def carried(met: Met) -> tuple[float, bool] | None:
         if cls.__name__.lower() in RULES:
             name = cls.__name__.lower()
             break
-    rule = RULES.get(name)
+    found = RULES.get(name)
     try:
-        return None if rule is None else (rule(met), name in LOCAL)
+        return None if found is None else (found(met), name in LOCAL)
     except (AttributeError, IndexError, TypeError):
         return None  # called in a way that the rule does not read
 
 
-def _rule(names: str, *, local: bool = False) -> Callable[[Rule], Rule]:
-    def enter(rule: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names.split(), rule))
+def rule(names: str, *, local: bool = False) -> Callable[[Rule], Rule]:
+    """Enter a rule for operations and classes of these names."""
+
+    def enter(made: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names.split(), made))
         if local:
             LOCAL.update(names.split())
-        return rule
+        return made
 
     return enter
 
@@ -106,7 +108,7 @@ for _name in _STILL.lower().split():
 RULES["log_softmax"] = lambda met: 2 * met.total()
 
 
-@_rule("add iadd sub isub rsub radd")
+@rule("add iadd sub isub rsub radd")
 def _sum(met: Met) -> float:
     """Errors add up; a broadcast operand counts as often as it is used."""
     size = met.result.numel()
@@ -115,7 +117,7 @@ def _sum(met: Met) -> float:
     return most * sum(met.error(a) * math.sqrt(size / a.numel()) for a in parts)
 
 
-@_rule("elu leakyrelu leaky_relu")
+@rule("elu leakyrelu leaky_relu")
 def _bent(met: Met) -> float:
     """The slope below zero may be the larger."""
     of: Any = met.module
@@ -125,7 +127,7 @@ def _bent(met: Met) -> float:
     return met.total() * max(1.0, abs(slope or 0.0))
 
 
-@_rule("pad")
+@rule("pad")
 def _padded(met: Met) -> float:
     """Zeros carry nothing; any other mode repeats an entry at most 1 + left + right times."""
     if met.arg(2, "mode", "constant") == "constant":
@@ -135,27 +137,27 @@ def _padded(met: Met) -> float:
     return met.total() * math.sqrt(math.prod(times))
 
 
-@_rule("cat concat concatenate stack")
+@rule("cat concat concatenate stack")
 def _joined(met: Met) -> float:
     return math.sqrt(sum(met.error(a) ** 2 for a in tensors_in((met.args, met.kwargs))))
 
 
-@_rule("expand repeat broadcast_to expand_as")
+@rule("expand repeat broadcast_to expand_as")
 def _repeated(met: Met) -> float:
     return met.total() * math.sqrt(met.result.numel() / max(met.args[0].numel(), 1))
 
 
-@_rule("mean")
+@rule("mean")
 def _mean(met: Met) -> float:
     return met.total() * math.sqrt(met.result.numel() / met.args[0].numel())
 
 
-@_rule("sum")
+@rule("sum")
 def _summed(met: Met) -> float:
     return met.total() * math.sqrt(met.args[0].numel() / met.result.numel())
 
 
-@_rule("adaptiveavgpool2d adaptive_avg_pool2d adaptivemaxpool2d adaptive_max_pool2d")
+@rule("adaptiveavgpool2d adaptive_avg_pool2d adaptivemaxpool2d adaptive_max_pool2d")
 def _pooled(met: Met) -> float:
     """Means over h w / (h' w') pixels, where these divide; else as often as a pixel is read."""
     before, after = met.args[0].shape[-2:], met.result.shape[-2:]
@@ -167,12 +169,12 @@ def _pooled(met: Met) -> float:
     return met.total() * math.sqrt(math.prod(times))
 
 
-@_rule("maxpool2d max_pool2d boolean_dispatch")
+@rule("maxpool2d max_pool2d boolean_dispatch")
 def _max_pool(met: Met) -> float:
     return met.total() * math.prod(math.ceil(k / s) for k, s in _windows(met)) ** 0.5
 
 
-@_rule("avgpool2d avg_pool2d")
+@rule("avgpool2d avg_pool2d")
 def _avg_pool(met: Met) -> float:
     """Windows at a border may hold fewer pixels, each of which then counts more."""
     of: Any = met.module
@@ -198,7 +200,7 @@ def _windows(met: Met) -> list[tuple[int, int]]:
 # -- weights ---------------------------------------------------------------------------------------
 
 
-@_rule("conv2d")
+@rule("conv2d")
 def _conv(met: Met) -> float:
     """*‖conv_W‖ ≤ √(⌈k/s⌉ ⌈k/s⌉) ‖W as a matrix‖₂*, the largest over groups (zero padding)."""
     of: Any = met.module
@@ -215,7 +217,7 @@ def _conv(met: Met) -> float:
     return met.error(met.args[0]) * math.sqrt(math.prod(times)) * _norm(parts)
 
 
-@_rule("linear")
+@rule("linear")
 def _linear(met: Met) -> float:
     weight = met.module.weight if met.module is not None else met.arg(1, "weight")
     return met.error(met.args[0]) * _norm(weight.detach().double().unsqueeze(0))  # type: ignore[union-attr, operator]
@@ -231,7 +233,7 @@ def _norm(matrices: Tensor) -> float:
     return float(torch.linalg.eigvalsh(gram).amax().clamp_min(0).sqrt())
 
 
-@_rule("batchnorm2d batchnorm1d _batchnorm batch_norm")
+@rule("batchnorm2d batchnorm1d _batchnorm batch_norm")
 def _batch_norm(met: Met) -> float:
     of: Any = met.module
     if of is not None:
@@ -243,65 +245,3 @@ def _batch_norm(met: Met) -> float:
         return math.inf
     scale = (var + eps).rsqrt() * (gain.abs() if gain is not None else 1)
     return met.error(met.args[0]) * float(scale.detach().max())
-
-
-# -- local -----------------------------------------------------------------------------------------
-
-
-@_rule("mul imul multiply rmul div truediv", local=True)
-def _product(met: Met) -> float:
-    """*|ab − a'b'| ≤ |a|∞ |Δb| + |b'|∞ |Δa|*; by numbers it is no local rule, and as good."""
-    a, b = met.args[:2]
-    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        number, x = (b, a) if isinstance(a, Tensor) else (a, b)
-        divides = "div" in met.name
-        return met.error(x) * abs(1 / number if divides else number)
-    if "div" in met.name:
-        if met.error(b):
-            return math.inf
-        return _spread(met, a) * float((1 / b).abs().max())
-    return _spread(met, a) * float(b.abs().max()) + _spread(met, b) * float(a.abs().max())
-
-
-def _spread(met: Met, x: Tensor) -> float:
-    return met.error(x) * math.sqrt(met.result.numel() / max(x.numel(), 1))
-
-
-@_rule("matmul bmm mm", local=True)
-def _matmul(met: Met) -> float:
-    a, b = met.args[:2]
-    return met.error(a) * _largest(b) + met.error(b) * _largest(a)
-
-
-def _largest(x: Tensor) -> float:
-    """The largest Frobenius norm of a matrix."""
-    return float(x.detach().double().flatten(-2).norm(dim=-1).max())
-
-
-@_rule("scaled_dot_product_attention", local=True)
-def _attention(met: Met) -> float:
-    """Scores, softmax (of constant 1) and values, each by the product rule."""
-    q, k, v = met.args[:3]
-    scale = met.kwargs.get("scale") or q.shape[-1] ** -0.5
-    mask = met.arg(3, "attn_mask")
-    scores = scale * (met.error(q) * _largest(k) + met.error(k) * _largest(q)) + met.error(mask)
-    return scores * _largest(v) + met.error(v) * math.sqrt(q.shape[-2])
-
-
-@_rule("layernorm layer_norm layernorm2d rmsnorm rms_norm", local=True)
-def _layer_norm(met: Met) -> float:
-    """*|u/|u| − v/|v|| ≤ 2 |u − v| / (|u| + |v|)* on (u, √(d ε)), u centred: its smallest here."""
-    of: Any = met.module
-    x = met.args[0].detach().double()
-    gain = of.weight if of is not None else met.arg(2, "weight")
-    shape = of.normalized_shape if of is not None else met.arg(1, "normalized_shape")
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    if of is not None and "2d" in type(of).__name__.lower():
-        x = x.movedim(1, -1)
-    eps = (of.eps if of is not None else met.arg(4, "eps", 1e-5)) or 1e-6
-    rows = x.flatten(x.dim() - len(shape))
-    if "rms" not in met.name.lower() and "RMS" not in type(of).__name__:
-        rows = rows - rows.mean(-1, keepdim=True)
-    small = float((rows.square().sum(-1) + rows.shape[-1] * eps).min().sqrt())
-    top = float(gain.detach().abs().max()) if gain is not None else 1.0
-    return met.error(met.args[0]) * math.sqrt(rows.shape[-1]) * top / small
