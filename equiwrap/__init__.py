@@ -21,6 +21,7 @@ from .wrap import Config, disabled, equivariantize, equivariantize_, unwrap
 
 if TYPE_CHECKING:
     from . import testing
+    from .integrations.loop import EquivarianceCallback
     from .penalty import EquivarianceDecay
     from .wrap.soft_build import project_
 
@@ -31,6 +32,7 @@ __all__ = [
     "equivariantize_",
     "project_",
     "EquivarianceDecay",
+    "EquivarianceCallback",
     "unwrap",
     "disabled",
     "audit",
@@ -54,6 +56,7 @@ __all__ = [
 
 # imported where first used: what no averaging needs
 _LATER = {
+    "EquivarianceCallback": (".integrations.loop", "EquivarianceCallback"),
     "EquivarianceDecay": (".penalty", "EquivarianceDecay"),
     "project_": (".wrap.soft_build", "project_"),
     "penalty": (".penalty", ""),

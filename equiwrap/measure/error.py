@@ -16,7 +16,7 @@ from .acting import act, pick, positional, signature_for, wide
 from .floors import dtype_floor, interpolation_floor
 from .partial import PartialSet
 
-__all__ = ["ErrorEstimate", "equivariance_error", "pairs", "signature_for"]
+__all__ = ["Defects", "ErrorEstimate", "defects", "equivariance_error", "pairs", "signature_for"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,59 @@ def equivariance_error(
     Raises:
         SignatureError: there is no signature to be had, or the inputs do not fit it.
     """
+    return defects(
+        model, group, *inputs, signature=signature, elements=elements, seed=seed, **kwargs
+    ).estimate()
+
+
+@dataclass(frozen=True)
+class Defects:
+    """*‖f(gx) − ρ_out(g) f(x)‖² and ‖f(gx)‖²* of each input, means over elements: `[b]` each.
+
+    `worst[b]`: the largest defect under one element, over the size of its output. To be joined with
+    those of other processes before they are read.
+    """
+
+    square: Tensor
+    norm: Tensor
+    worst: Tensor
+    elements: int
+    floor: float
+    interpolation: float
+
+    def estimate(self) -> ErrorEstimate:
+        """The pooled relative error with its interval."""
+        d, n, worst = self.square, self.norm, self.worst
+        ratio = d.sum() / n.sum().clamp(min=torch.finfo(n.dtype).tiny)
+        spread = (d - ratio * n).square().sum() / max(len(d) - 1, 1) * len(d)
+        half = 1.96 * spread.sqrt() / n.sum().clamp(min=torch.finfo(n.dtype).tiny)
+        root = ratio.sqrt()
+        return ErrorEstimate(
+            value=float(root),
+            half_width=float(half / (2 * root)) if root > 0 else 0.0,
+            worst=float(worst.amax().sqrt()) if worst.numel() else 0.0,
+            worst_input=int(worst.argmax()) if worst.numel() else -1,
+            samples=len(d),
+            elements=self.elements,
+            floor=self.floor,
+            interpolation=self.interpolation,
+        )
+
+
+def defects(
+    model: nn.Module | Any,
+    group: str | Group | PartialSet | None,
+    *inputs: Any,
+    signature: str | Signature | None = None,
+    elements: int = 8,
+    seed: int = 0,
+    **kwargs: Any,
+) -> Defects:
+    """What `equivariance_error` pools, input by input.
+
+    Raises:
+        SignatureError: there is no signature to be had, or the inputs do not fit it.
+    """
     law = group if isinstance(group, PartialSet) else None
     sig = signature_for(model, group, signature, inputs)
     square, norm, worst = torch.zeros(()), torch.zeros(()), torch.zeros(())
@@ -79,7 +132,8 @@ def equivariance_error(
             kind.leading(x) is not None for (_, kind), x in zip(sig.inputs, inputs, strict=False)
         )
         plain = torch.zeros(())
-        if handle is not None and not folds:  # the plain model need not take several batch axes
+        if handle is not None and handle.config.method != "penalize" and not folds:
+            # the plain model need not take several batch axes
             plain = _size(sig, handle.forward(*inputs, **kwargs))
         for moved, expected in pairs(model, sig, inputs, elements, seed, kwargs, law):
             d, n = _per_sample(sig, moved, expected)
@@ -87,23 +141,10 @@ def equivariance_error(
             square, norm, count = square.to(d) + d, norm.to(n) + n, count + 1
             scale = torch.maximum(n, n.mean()).clamp(min=torch.finfo(n.dtype).tiny)
             worst = torch.maximum(worst.to(d), d / scale)
-    d, n = square / count, norm / count
-    ratio = d.sum() / n.sum().clamp(min=torch.finfo(n.dtype).tiny)
-    spread = (d - ratio * n).square().sum() / max(len(d) - 1, 1) * len(d)
-    half = 1.96 * spread.sqrt() / n.sum().clamp(min=torch.finfo(n.dtype).tiny)
-    root = ratio.sqrt()
     typed = zip(sig.inputs, inputs, strict=False)
     first, kind = next((x, t) for (_, t), x in typed if not t.untouched)
-    return ErrorEstimate(
-        value=float(root),
-        half_width=float(half / (2 * root)) if root > 0 else 0.0,
-        worst=float(worst.amax().sqrt()) if worst.numel() else 0.0,
-        worst_input=int(worst.argmax()) if worst.numel() else -1,
-        samples=len(d),
-        elements=count,
-        floor=dtype_floor(first.dtype),
-        interpolation=interpolation_floor(sig.group, first, kind),
-    )
+    floors = dtype_floor(first.dtype), interpolation_floor(sig.group, first, kind)
+    return Defects(square / count, norm / count, worst, count, *floors)
 
 
 def pairs(

@@ -69,7 +69,8 @@ class AlphaController:
     """*log λ += κ (1 − α)*: stronger while the data supports less asymmetry than the model has.
 
     α is the best factor of the asymmetric part on held-out data (1: balanced; below: the model
-    breaks the symmetry more than the data does; above: less).
+    breaks the symmetry more than the data does; above: less). One update moves λ by e^{2κ} at most:
+    an α* of a part f_⊥ that is nearly 0 says little.
     """
 
     strength: float = 1e-2
@@ -83,7 +84,7 @@ class AlphaController:
         """
         if not isfinite(alpha):
             raise ValueError(f"α* = {alpha} was measured: the asymmetric part has no energy.")
-        self.strength = _clamp(self.strength * exp(self.rate * max(-10.0, min(10.0, 1 - alpha))))
+        self.strength = _clamp(self.strength * exp(self.rate * max(-2.0, min(2.0, 1 - alpha))))
         return self.strength
 
     def state_dict(self) -> dict[str, float]:
