@@ -163,13 +163,13 @@ class EquivarianceCallback:
         if not self._optimizers:  # nobody told us of an optimiser: calls are steps
             self.steps += 1
             self._begun = True
-        if self.steps == self._seen:
+        seen, self._seen = self._seen, self.steps
+        if self.steps == seen:
             return {}
-        self._seen = self.steps
         if self.pull is not None:
             self.pull.hold(self.ema)
         pace = self._pace()
-        if self.watch is None or not pace or self.steps % pace:
+        if self.watch is None or not pace or self.steps // pace == seen // pace:
             return {}
         return self.measure()
 
@@ -191,7 +191,7 @@ class EquivarianceCallback:
                 hook.remove()
         self._optimizers.clear()
         if self.watch is not None:
-            self.measure(data=True)
+            self.measure(data=True, steer=False)
             if self.certificate:
                 self._say(after(self.watch.model, self.watch))
         found = self.report()
@@ -201,9 +201,9 @@ class EquivarianceCallback:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def measure(self, data: bool = False) -> Row:
+    def measure(self, data: bool = False, steer: bool = True) -> Row:
         """One row now, logged and kept: the error, the weights', with `data` α*; λ follows."""
-        row = self.record.measure(self.steps, self.epochs, data)
+        row = self.record.measure(self.steps, self.epochs, data, steer)
         if self.log is not None and first_rank():
             self.log({k: v for k, v in row.items() if k not in ("step", "epoch")}, self.steps)
         return row

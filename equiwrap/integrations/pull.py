@@ -122,9 +122,10 @@ class Pull:
                 target.projector.lerp_(weight.detach(), 1.0)
 
     def remove(self) -> None:
-        """Leave the optimisers."""
+        """Leave the optimisers; a state taken afterwards, or a second training, goes on from here."""
         for decay in self.decays:
             decay.remove()
+        self._waiting = [decay.state_dict() for decay in self.decays] or self._waiting
         self.decays.clear()
 
     def state_dict(self) -> dict[str, Any]:

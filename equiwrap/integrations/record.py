@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from ..penalty.value import energies
@@ -23,27 +24,29 @@ class Record:
         self.watch, self.pull, self.steering, self.layers = watch, pull, steering, layers
         self.rows: list[Row] = []
 
-    def measure(self, step: int, epoch: int, data: bool) -> Row:
-        """The error and the weights', with `data` α* too."""
+    def measure(self, step: int, epoch: int, data: bool, steer: bool = True) -> Row:
+        """The error and the weights', with `data` α* too; what is not defined is left out."""
         row: Row = {"step": step, "epoch": epoch}
         if self.watch is not None:
-            row |= self._held_out(self.watch, data)
+            row |= self._held_out(self.watch, data, steer)
         if self.pull is not None:
             row |= self._weights(self.pull, step)
+        row = {name: value for name, value in row.items() if isfinite(value)}
         self.rows.append(row)
         return row
 
-    def _held_out(self, watch: Watch, data: bool) -> Row:
+    def _held_out(self, watch: Watch, data: bool, steer: bool) -> Row:
         found = watch.error()
         row: Row = {"equiv/error": found.value, "equiv/error_half_width": found.half_width}
-        if self.pull is not None:
+        if self.pull is not None and steer:
             self.steering.settle(bool(watch.labelled), found.value)
-        self._steer(self.steering.by_error(found.value))
+            self._steer(self.steering.by_error(found.value))
         said = watch.data() if data else None
         if said is None:
             return row
         dial = said.dial
-        self._steer(self.steering.by_alpha(dial.value))
+        if steer:
+            self._steer(self.steering.by_alpha(dial.value))
         return row | {
             "equiv/alpha_star": dial.value,
             "equiv/alpha_star_low": dial.low,

@@ -92,8 +92,8 @@ class Watch:
                 f"where the model has {count} input(s): give a tensor, a tuple (x, y), or a loader "
                 "of such tuples."
             )
-        place = next((p.device for p in self.model.parameters()), row[0].device)
-        moved = [x.to(place) if isinstance(x, Tensor) else x for x in row]
+        like = next((p for p in self.model.parameters() if p.is_floating_point()), row[0])
+        moved = [_like(x, like) for x in row]
         self.labelled = len(row) == count + 1
         return tuple(moved[:count]), moved[count] if self.labelled else None
 
@@ -121,3 +121,11 @@ class Watch:
                 signature=self.signature,
                 join=joiner(digest(inputs)),
             )
+
+
+def _like(x: Any, like: Tensor) -> Any:
+    """On the device of the model, and in its dtype where both are real."""
+    if not isinstance(x, Tensor):
+        return x
+    real = x.is_floating_point() and like.is_floating_point()
+    return x.to(like.device, like.dtype if real else x.dtype)
