@@ -21,6 +21,7 @@ _PACKAGES = {
     "tqdm": "plots",
     "lightning": "lightning",
     "transformers": "transformers",
+    "accelerate": "accelerate",
     "torch_geometric": "pyg",
 }
 

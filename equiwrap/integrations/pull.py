@@ -122,7 +122,7 @@ class Pull:
                 target.projector.lerp_(weight.detach(), 1.0)
 
     def remove(self) -> None:
-        """Leave the optimisers; a state taken afterwards, or a second training, goes on from here."""
+        """Leave the optimisers; states taken afterwards, or a second training, go on from here."""
         for decay in self.decays:
             decay.remove()
         self._waiting = [decay.state_dict() for decay in self.decays] or self._waiting
