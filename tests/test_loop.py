@@ -371,6 +371,24 @@ def test_a_fraction_of_the_training_is_a_pace():
     assert [row["step"] for row in callback.history] == [0, 3, 6]
 
 
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_forward_that_a_trainer_put_autocast_around_is_looked_behind(plain):
+    model = Small().double() if plain else wrapped()
+    own = model.forward
+    model._original_forward = own  # as accelerate does
+    model.forward = lambda x: own(x.bfloat16().to(x.dtype))
+    asked = {"penalty": 0.1, "hidden": "trivial", "holdout": data()[0]}
+    callback = ew.EquivarianceCallback(model, "C4", "b c h w -> b k", **asked)
+    error = callback.measure()["equiv/error"]
+    del model.forward, model._original_forward
+    exact = ew.measure.equivariance_error(model.eval(), "C4", asked["holdout"]).value
+    assert error == pytest.approx(exact, rel=1e-9)
+    assert len(callback.pull.targets) == 2
+    with torch.no_grad():
+        model.first.weight.zero_()
+    assert not callback.pull.model.first.weight.any()
+
+
 # -- what it steers --------------------------------------------------------------------------------
 
 
@@ -636,6 +654,7 @@ def test_the_report_prints_and_saves_its_curves(tmp_path):
         ({"penalty": 1e-2, "every": "epoch"}, ValueError, "counts steps"),
         ({"penalty": 1e-2, "steer": True}, ValueError, "holdout="),
         ({"steer": True, "holdout": 1}, ValueError, "penalty="),
+        ({"penalty": 0.1, "kind": "ball", "steer": 0.1, "holdout": 1}, ValueError, "radius"),
         ({"penalty": 0.0, "steer": True, "holdout": 1}, ValueError, "positive number"),
         ({"penalty": 1e-2, "steer": "auto", "holdout": 1}, ValueError, "steer='auto'"),
         (

@@ -115,6 +115,11 @@ class EquivarianceCallback:
                 "steer= moves λ by what is measured: it needs penalty=, from where to start, and "
                 "holdout=, on which to measure."
             )
+        if steer and kind == "ball":
+            raise ValueError(
+                'steer= moves λ, more of which is more symmetry, and kind="ball" has a radius b: '
+                'steer kind="decay" (or "loss", "lasso"), or set b.'
+            )
         self.record = Record(self.watch, self.pull, Steering(steer, penalty), layers)
         self.steps = self.epochs = self._seen = 0
         self.notes: list[str] = []

@@ -8,18 +8,34 @@ from torch import nn
 
 from ..errors import SignatureError
 from ..wrap import equivariantize
+from ..wrap.install import view_of
 from .watch import Watch
 
 __all__ = ["inner", "pulled"]
 
 
 def inner(model: nn.Module) -> nn.Module:
-    """The model inside of DDP, of `torch.compile` and of averages (`AveragedModel`, timm's EMA)."""
+    """The model inside of DDP, `torch.compile`, averages (torch's, timm's) and autocast."""
     while True:
         held = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
         if not isinstance(held, nn.Module):
-            return model
+            return _bare(model)
         model = held
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """A twin with the same state and its own forward: accelerate sets one with autocast inside.
+
+    So weights are typed by the code that was written, and errors measured in full precision.
+    """
+    original = vars(model).get("_original_forward")
+    if getattr(original, "__func__", None) is not type(model).forward:
+        return model
+    twin = view_of(model, type(model))
+    left = ("forward", "_original_forward")
+    own = {name: value for name, value in vars(model).items() if name not in left}
+    object.__setattr__(twin, "__dict__", own)
+    return twin
 
 
 def pulled(model: nn.Module, group: Any, signature: Any, hidden: Any, holdout: Any) -> nn.Module:
