@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..penalty.decay import EquivarianceDecay
-from ..penalty.schedule import Given, as_schedule
+from ..penalty.schedule import Given, as_schedule, snap
+from ..penalty.shards import settle
 from ..penalty.steps import STEPS
 from ..penalty.targets import Strength, Target, checked, live, strength_at
 from ..penalty.value import METRICS, penalty
@@ -92,6 +93,7 @@ class Pull:
         """*p.grad += scale · ∂ λ s(step) Σ|R|² / ∂p* for the parameters of this optimiser."""
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
         factor, chosen, strengths = self.schedule(step), [], {}
+        settle(self.model)
         for target, weight in live(self.model, self.targets):
             if id(weight) in mine and weight.requires_grad:
                 chosen.append((target, weight))
@@ -114,12 +116,10 @@ class Pull:
         held = self._strength
         return factor * held if isinstance(held, (int, float)) else None
 
-    @torch.no_grad()
     def hold(self, copies: Sequence[nn.Module]) -> None:
         """*W ← PW* for the targets of copies of the model."""
         for copy in copies:
-            for target, weight in live(copy, self.targets):
-                target.projector.lerp_(weight.detach(), 1.0)
+            snap(copy, self.targets)
 
     def remove(self) -> None:
         """Leave the optimisers; states taken afterwards, or a second training, go on from here."""

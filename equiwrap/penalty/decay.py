@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 
 from ..errors import NoEffectWarning
 from .schedule import Given, as_schedule
+from .shards import act_, settle, sharded, whole_
 from .steps import STEPS
-from .targets import Strength, Target, checked, strength_at, targets_of
+from .targets import Strength, Target, checked, inner, strength_at, targets_of
 
 __all__ = ["EquivarianceDecay"]
 
@@ -45,6 +46,10 @@ class EquivarianceDecay:
     or not this step brought them a gradient; `statistics`: and the buffers (running means) of
     layers that it trains. `report()` lists the others. Several decays on one optimiser alternate.
     Half-precision weights are read in float32 and rounded once per application.
+
+    Under DDP there is nothing to communicate: all processes do the same. Of weights sharded by
+    FSDP2 those that `Projector.cut` divides decay where they are (ball and lasso sum one or two
+    numbers); each other one is gathered, and every process keeps its own shard.
 
     Error: `every=k` against k decays 1e-15 in float64, 1e-7 in float32; the ball holds to the
     rounding of the weights, 1e-6 |W| in float32, 4e-3 |W| in bfloat16.
@@ -77,23 +82,17 @@ class EquivarianceDecay:
             )
         self.targets = tuple(targets_of(model) if targets is None else targets)
         self._check(every, kind, separate)
-        self.model, self.optimizer, self.every, self.kind = model, optimizer, every, kind
+        self.model, self.optimizer, self.every, self.kind = inner(model), optimizer, every, kind
         self.separate, self.statistics = separate, statistics
         self.strength = strength
         self.schedule = as_schedule(schedule, total)
         self.steps = self.waiting = 0
         self._pending: dict[str, list[float]] = {}  # path → Σ ηλ_G, Σ ηλ_perp
-        self._spots = self._spotted()
+        self._spots: list[Spot] = []
         self._places: dict[int, tuple[int, int]] = {}  # parameter → its group, its place there
-        self._sizes: list[int] = []
-        self._told = False
-        if not self._trained():
-            warnings.warn(
-                f"None of the {len(self.targets)} targets is trained by this optimiser, so nothing "
-                f"will decay:\n{self.report()}",
-                NoEffectWarning,
-                stacklevel=2,
-            )
+        self._seen: list[tuple[int, list[nn.Parameter]]] = []  # of each group: size, the first
+        self._sharded = self._told = self._idle = False
+        self._trained()
         self._hook = optimizer.register_step_post_hook(self._after)
 
     def _check(self, every: int, kind: str, separate: tuple[float, float] | None) -> None:
@@ -144,7 +143,7 @@ class EquivarianceDecay:
         self._apply(self._trained())
 
     def _apply(self, trained: list[tuple[Target, Tensor, float]]) -> None:
-        factor = self.schedule(max(self.steps - 1, 0))
+        factor, run = self.schedule(max(self.steps - 1, 0)), act_ if self._sharded else whole_
         with torch.no_grad():
             for target, weight, _ in trained:
                 sums = self._pending.get(target.path)
@@ -152,7 +151,7 @@ class EquivarianceDecay:
                     continue
                 bound = factor * strength_at(self.strength, target.path)
                 self._tell(weight, -math.expm1(-2 * (sums[1] - sums[0])))
-                STEPS[self.kind](target, weight.detach(), sums, bound)
+                run(target.projector, weight, STEPS[self.kind], sums, bound)
         self._pending.clear()
         self.waiting = 0
 
@@ -181,13 +180,9 @@ class EquivarianceDecay:
         """
         if not tensor.requires_grad:
             return None
-        groups = self.optimizer.param_groups
-        sizes, place = [len(g["params"]) for g in groups], self._places.get(id(tensor))
-        if sizes != self._sizes or (place and groups[place[0]]["params"][place[1]] is not tensor):
-            every = [
-                (id(p), (i, j)) for i, g in enumerate(groups) for j, p in enumerate(g["params"])
-            ]
-            self._sizes, self._places = sizes, dict(every)
+        groups, place = self.optimizer.param_groups, self._places.get(id(tensor))
+        if place and groups[place[0]]["params"][place[1]] is not tensor:
+            self._place()
             place = self._places.get(id(tensor))
         if place is None:
             return None
@@ -198,6 +193,16 @@ class EquivarianceDecay:
                 "measured in learning rates: set one."
             )
         return float(rate)
+
+    def _place(self) -> None:
+        """Number the parameters of the optimiser, and find the targets among the modules."""
+        groups = [group["params"] for group in self.optimizer.param_groups]
+        self._seen = [(len(group), group[:1]) for group in groups]
+        self._places = {id(p): (i, j) for i, g in enumerate(groups) for j, p in enumerate(g)}
+        self._sharded = any(sharded(p) for group in groups for p in group)
+        if self._sharded:
+            settle(self.model)
+        self._spots = self._spotted()
 
     def _spotted(self) -> list[Spot]:
         """Each target with its module and name there, a buffer with the parameters around it."""
@@ -215,7 +220,10 @@ class EquivarianceDecay:
 
     def _classified(self) -> Iterator[tuple[Target, Tensor, float | str]]:
         """Each target with its tensor, and its learning rate or the reason why it is left out."""
-        seen = set()
+        groups, seen = [group["params"] for group in self.optimizer.param_groups], set()
+        now = [(len(group), id(group[0]) if group else 0) for group in groups]
+        if not self._spots or now != [(n, id(p[0]) if p else 0) for n, p in self._seen]:
+            self._place()
         for target, owner, name, around in self._spots:
             tensor = getattr(owner, name)
             if id(tensor) in seen:
@@ -232,7 +240,25 @@ class EquivarianceDecay:
             yield target, tensor, reason if rate is None else rate
 
     def _trained(self) -> list[tuple[Target, Tensor, float]]:
-        return [(t, w, rate) for t, w, rate in self._classified() if isinstance(rate, float)]
+        """Those with a learning rate; sharded ones as shards, whatever the last forward left."""
+        if self._sharded:
+            settle(self.model)
+        every = list(self._classified())
+        found = [(t, w, rate) for t, w, rate in every if isinstance(rate, float)]
+        if not (self._idle or any(isinstance(w, nn.Parameter) for _, w, _ in found)):
+            weights = [w for _, w, _ in every if isinstance(w, nn.Parameter) and w.requires_grad]
+            self._idle = not found or bool(weights)
+            if self._idle:
+                self._warn()
+        return found
+
+    def _warn(self) -> None:
+        warnings.warn(
+            f"None of the {len(self.targets)} targets is trained by this optimiser, so nothing "
+            f"will decay (an optimiser is made after fully_shard):\n{self.report()}",
+            NoEffectWarning,
+            stacklevel=4,
+        )
 
     def report(self) -> str:
         """One line for each target: its strength and learning rate, or why it is left out."""
@@ -259,14 +285,9 @@ class EquivarianceDecay:
     def state_dict(self) -> dict[str, Any]:
         """Steps, and what is pending: plain numbers."""
         pending = {path: list(sums) for path, sums in self._pending.items()}
-        held = self.strength
-        strength = held if isinstance(held, (int, float)) else dict(held)
-        return {
-            "steps": self.steps,
-            "waiting": self.waiting,
-            "pending": pending,
-            "strength": strength,
-        }
+        held = self.strength if isinstance(self.strength, (int, float)) else dict(self.strength)
+        state = {"steps": self.steps, "waiting": self.waiting}
+        return state | {"pending": pending, "strength": held}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly where `state_dict` was taken."""

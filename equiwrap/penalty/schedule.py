@@ -8,10 +8,12 @@ from math import cos, pi
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from .targets import Target, live, targets_of
+from ..reynolds import Projector
+from .shards import Norm, act_, settle
+from .targets import Target, inner, live, targets_of
 
 __all__ = ["Given", "Schedule", "as_schedule", "recalibrate", "snap"]
 
@@ -114,8 +116,13 @@ def snap(
 
 
 def _project(model: nn.Module, targets: Sequence[Target]) -> None:
+    settle(inner(model))
     for target, tensor in live(model, targets):
-        target.projector.lerp_(tensor.detach(), 1.0)
+        act_(target.projector, tensor, _snap)
+
+
+def _snap(projector: Projector, weight: Tensor, norm: Norm) -> None:
+    projector.lerp_(weight, 1.0)
 
 
 def recalibrate(

@@ -1,4 +1,4 @@
-"""What one application of a decay does to one weight, in place."""
+"""What one application of a decay does to one weight, or to what a process has of it; in place."""
 
 from __future__ import annotations
 
@@ -8,43 +8,50 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..reynolds import Projector
 from ..reynolds.projector import wide
-from .targets import Target
+from .shards import Norm
 
 __all__ = ["STEPS"]
 
 
-def _decay(target: Target, weight: Tensor, sums: list[float], bound: float) -> None:
+def _decay(
+    projector: Projector, weight: Tensor, sums: list[float], bound: float, norm: Norm
+) -> None:
     """PW e^{−2Σηλ_G} + R e^{−2Σηλ_perp}."""
     common, rest = sums
     if rest != common:
-        target.projector.lerp_(weight, -math.expm1(-2 * (rest - common)))
+        projector.lerp_(weight, -math.expm1(-2 * (rest - common)))
     if common:
         weight.mul_(math.exp(-2 * common))
 
 
-def _lasso(target: Target, weight: Tensor, sums: list[float], bound: float) -> None:
+def _lasso(
+    projector: Projector, weight: Tensor, sums: list[float], bound: float, norm: Norm
+) -> None:
     """PW + R max(0, 1 − Σηλ/|R|); |R| stays on its device."""
-    kept, rest, size = _split(target, weight)
+    kept, rest, size = _split(projector, weight, norm)
     weight.copy_(kept + rest * (1 - sums[1] / size).clamp(min=0))
 
 
-def _ball(target: Target, weight: Tensor, sums: list[float], bound: float) -> None:
+def _ball(
+    projector: Projector, weight: Tensor, sums: list[float], bound: float, norm: Norm
+) -> None:
     """PW + R min(1, b|PW|/|R|)."""
-    kept, rest, size = _split(target, weight)
-    weight.copy_(kept + rest * (bound * torch.linalg.vector_norm(kept) / size).clamp(max=1))
+    kept, rest, size = _split(projector, weight, norm)
+    weight.copy_(kept + rest * (bound * norm(kept) / size).clamp(max=1))
 
 
-def _split(target: Target, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _split(projector: Projector, weight: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """PW, R, |R| in float32 at least; |R| above 0."""
     wider = wide(weight)
-    kept = target.projector(wider)
+    kept = projector(wider)
     rest = wider - kept
-    size = torch.linalg.vector_norm(rest)
+    size = norm(rest)
     return kept, rest, size.clamp(min=torch.finfo(size.dtype).tiny)
 
 
-STEPS: dict[str, Callable[[Target, Tensor, list[float], float], None]] = {
+STEPS: dict[str, Callable[[Projector, Tensor, list[float], float, Norm], None]] = {
     "decay": _decay,
     "lasso": _lasso,
     "ball": _ball,

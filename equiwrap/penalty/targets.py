@@ -9,11 +9,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..errors import CaptureError
 from ..reynolds import Projector
 
-__all__ = ["Strength", "Target", "checked", "live", "read", "strength_at", "targets_of"]
+__all__ = ["Strength", "Target", "checked", "inner", "live", "read", "strength_at", "targets_of"]
 
 Strength = float | Mapping[str, float]  # one number, or one for each path
+
+_INSIDE = {  # torch's classes around a model, and where they keep it
+    "AveragedModel": "module",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,22 @@ class Target:
         return self.projector.rank / prod(self.shape)
 
 
+def inner(model: Any) -> Any:
+    """The model inside DDP, torch.compile, an average of weights; itself where nothing is around.
+
+    Raises:
+        CaptureError: FSDP of the first generation is around it.
+    """
+    around = [cls.__name__ for cls in type(model).__mro__ if cls.__module__.startswith("torch.")]
+    if "FullyShardedDataParallel" in around:
+        raise CaptureError(
+            "The model is inside FullyShardedDataParallel, which keeps weights as flat pieces "
+            "without their shape: shard it by torch.distributed.fsdp.fully_shard(model) instead."
+        )
+    name = next((_INSIDE[cls] for cls in around if cls in _INSIDE), None)
+    return model if name is None else inner(getattr(model, name))
+
+
 def read(model: nn.Module, path: str) -> Tensor:
     """The parameter or buffer at a path."""
     parent, _, name = path.rpartition(".")
@@ -41,20 +65,31 @@ def read(model: nn.Module, path: str) -> Tensor:
 
 
 def live(model: nn.Module, targets: Sequence[Target]) -> list[tuple[Target, Tensor]]:
-    """(target, tensor) as the model holds them now; a shared tensor once, under its first path."""
+    """(target, tensor) as the model holds them now; a shared tensor once, under its first path.
+
+    Raises:
+        CaptureError: a tensor has another shape than it was typed with.
+    """
     found: dict[int, tuple[Target, Tensor]] = {}
+    model = inner(model)
     for target in targets:
         tensor = read(model, target.path)
+        if tensor.shape != target.shape:
+            raise CaptureError(
+                f"{target.path} was typed with the shape {list(target.shape)} and has "
+                f"{list(tensor.shape)} now: equivariantize again after changing a layer."
+            )
         found.setdefault(id(tensor), (target, tensor))
     return list(found.values())
 
 
 def targets_of(model: Any) -> Sequence[Target]:
-    """The targets of `equivariantize(..., method="penalize")`.
+    """The targets of `equivariantize(..., method="penalize")`, in DDP or compiled too.
 
     Raises:
         AttributeError: the model is not equivariantized, or not by a method with targets.
     """
+    model = inner(model)
     found = getattr(getattr(type(model), "equiwrap", None), "targets", None)
     if found is None:
         raise AttributeError(

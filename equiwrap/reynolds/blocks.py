@@ -7,7 +7,7 @@ An axis is a sum of *pieces* `(l, ρ)` or `(l, ρ, j)`: l copies, each ρ's entr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from math import prod
 from typing import Any
@@ -21,7 +21,7 @@ from ..representations import Representation, Sum, TensorProduct, Trivial
 from .intertwiners import intertwiners
 from .projector import Projector, wide
 
-__all__ = ["Blocks", "Homs", "pieces", "project_blocks"]
+__all__ = ["Blocks", "Homs", "cut_pieces", "pieces", "project_blocks"]
 
 Piece = tuple[int, Any] | tuple[int, Any, int]
 
@@ -100,6 +100,17 @@ def rank_of(out: Sequence[Piece], into: Sequence[Piece], table: Table) -> int:
         for a, row in zip(rows, table, strict=True)
         for b, homs in zip(columns, row, strict=True)
     )
+
+
+def cut_pieces(projector: Any, dim: int, lengths: Sequence[int]) -> Sequence[Projector] | None:
+    """`Projector.cut` where an axis is one piece (l, ρ, j): whole copies l are alone."""
+    if dim > 1 or len(side := (projector.out, projector.into)[dim]) > 1:
+        return None
+    (piece,), name = side, ("out", "into")[dim]
+    unit = prod(sizes(piece)[1:])
+    if any(length % unit for length in lengths):
+        return None
+    return [replace(projector, **{name: ((n // unit, *piece[1:]),)}) for n in lengths]
 
 
 def check_shape(weight: Tensor, o: int, i: int, kernel: tuple[int, ...] = ()) -> None:
@@ -208,6 +219,9 @@ class Blocks(Projector):
     def rank(self) -> int:
         """*Σ over pairs of copies · dim Hom.*"""
         return rank_of(self.out, self.into, self.table) * prod(self.kernel)
+
+    def cut(self, dim: int, sizes: Sequence[int]) -> Sequence[Projector] | None:
+        return cut_pieces(self, dim, sizes)
 
     def __call__(self, weight: Tensor) -> Tensor:
         return project_blocks(weight, self.out, self.into, self.table, self.kernel)

@@ -9,8 +9,8 @@ where a· turns the kernel. Where one side rests there is no c (lifting and pool
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
 
@@ -95,6 +95,18 @@ class Fields(Projector):
                     part.copy_(wider)
         if held is not weight:
             weight.copy_(held)
+
+    def cut(self, dim: int, sizes: Sequence[int]) -> Sequence[Projector] | None:
+        """Channels that rest are alone; of `(l a j)` whole copies l are."""
+        if dim > 1:
+            return None
+        side, name = ((self.out, "out"), (self.into, "into"))[dim]
+        after = side.after if side.moved else 1
+        unit = after * (len(self.images) if side.moved else 1)
+        if any(size % unit for size in sizes):
+            return None
+        parts = [Side(size // unit, after, side.moved) for size in sizes]
+        return [replace(self, **{name: part}) for part in parts]  # type: ignore[arg-type]
 
     def _view(self, weight: Tensor) -> Tensor:
         """`[l, a, j, l', a', j', pixels]`."""

@@ -8,6 +8,7 @@ D = ℝ, ℂ or ℍ, acting as I_n ⊗ D on d = n, 2n, 4n entries; between diffe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -18,7 +19,7 @@ from torch import Tensor
 from ..errors import GroupError
 from ..groups import Elements
 from ..representations import Representation
-from .blocks import Homs, Table, project_blocks, rank_of, table_of
+from .blocks import Homs, Table, cut_pieces, project_blocks, rank_of, table_of
 from .projector import Projector
 
 __all__ = ["Angular", "Irrep", "Irreps", "frequency", "quaternion", "spin", "unitary"]
@@ -117,6 +118,9 @@ class Irreps(Projector):
     def rank(self) -> int:
         """*Σ over pairs of copies of one irrep · dim D.*"""
         return rank_of(self.out, self.into, self.table) * prod(self.kernel)
+
+    def cut(self, dim: int, sizes: Sequence[int]) -> Sequence[Projector] | None:
+        return cut_pieces(self, dim, sizes)
 
     def __call__(self, weight: Tensor) -> Tensor:
         return project_blocks(weight, self.out, self.into, self.table, self.kernel)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -79,6 +80,13 @@ class Kernels(Projector):
     def lerp_(self, weight: Tensor, t: float) -> None:
         with torch.autocast(weight.device.type, enabled=False):
             self._lerp_(weight, t)
+
+    def cut(self, dim: int, sizes: Sequence[int]) -> Sequence[Projector] | None:
+        """Each pair of channels is alone."""
+        if dim > 1:
+            return None
+        before, after = self.shape[:dim], self.shape[dim + 1 :]
+        return [replace(self, shape=(*before, size, *after)) for size in sizes]
 
     def _lerp_(self, weight: Tensor, t: float) -> None:
         flat = weight.detach().flatten(2).flatten(0, 1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -73,6 +73,13 @@ class Orbits(Projector):
         wider = wide(weight)
         kept = self._mean(wider)
         weight.copy_(kept if t == 1 else wider.lerp_(kept, t))
+
+    def cut(self, dim: int, sizes: Sequence[int]) -> Sequence[Projector] | None:
+        """Leading rows are alone."""
+        rows = sum(sizes)
+        if dim or rows == 0 or self.leading % rows:
+            return None
+        return [replace(self, leading=self.leading // rows * size) for size in sizes]
 
     def _mean(self, weight: Tensor) -> Tensor:
         rows = weight.reshape(self.leading, -1, self.trailing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +29,13 @@ class Projector(ABC):
     @abstractmethod
     def lerp_(self, weight: Tensor, t: float) -> None:
         """*W ← W + t (PW − W)*, in place and without a graph: 1 is the hard projection."""
+
+    def cut(self, dim: int, sizes: Sequence[int]) -> Sequence[Projector] | None:
+        """*P_k with (PW)[slice k] = P_k W[slice k]*, for neighbouring slices along an axis.
+
+        `sizes` sum to the length of the axis; some may be 0. None, the default, where P mixes them.
+        """
+        return None
 
 
 def wide(weight: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ representations allow, and sampled on the taps; P projects onto the span of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import pi
@@ -18,7 +19,7 @@ from ..errors import GroupError
 from ..grids import axes_of
 from ..groups import Group
 from ..representations import Representation, Sum, TensorProduct, Trivial
-from .blocks import Homs, Piece, Table, project_blocks, rank_of, sizes, table_of
+from .blocks import Homs, Piece, Table, cut_pieces, project_blocks, rank_of, sizes, table_of
 from .intertwiners import intertwiners
 from .irreps import Angular
 from .projector import Projector
@@ -65,6 +66,9 @@ class Steerable(Projector):
     def rank(self) -> int:
         """Independent sampled kernels, once a pair of copies."""
         return rank_of(self.out, self.into, self.table)
+
+    def cut(self, dim: int, sizes: Sequence[int]) -> Sequence[Projector] | None:
+        return cut_pieces(self, dim, sizes)
 
     def __call__(self, weight: Tensor) -> Tensor:
         return project_blocks(weight, self.out, self.into, self.table, (self.k, self.k))

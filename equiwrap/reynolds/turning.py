@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -13,7 +14,7 @@ from ..errors import GroupError
 from ..grids import act_on_grid, axes_of
 from ..groups import Elements, Group
 from ..representations import Representation, TensorProduct
-from .blocks import Homs, Piece, Table, project_blocks, rank_of, table_of
+from .blocks import Homs, Piece, Table, cut_pieces, project_blocks, rank_of, table_of
 from .intertwiners import intertwiners
 from .projector import Projector
 
@@ -74,6 +75,9 @@ class Turning(Projector):
     def rank(self) -> int:
         """*Σ over pairs of copies · dim Hom(ρ_in ⊗ pixels, ρ_out).*"""
         return rank_of(self.out, self.into, self.table)
+
+    def cut(self, dim: int, sizes: Sequence[int]) -> Sequence[Projector] | None:
+        return cut_pieces(self, dim, sizes)
 
     def __call__(self, weight: Tensor) -> Tensor:
         return project_blocks(weight, self.out, self.into, self.table, self.kernel)

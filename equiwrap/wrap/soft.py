@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..errors import EquiwrapWarning
+from ..errors import CaptureError, EquiwrapWarning
 from ..graph.rewrite import Call
 from ..measure import ErrorEstimate, equivariance_error
 from ..penalty import Target, read
+from ..penalty.shards import sharded
 from ..signature import Signature
 from .config import Config
 from .install import handle_of, install, original_forward
@@ -72,10 +73,20 @@ class Soft:
         return functional_call(self._runner, self._weights(), args, kwargs)
 
     def _weights(self) -> dict[str, Tensor]:
-        """*W_b* by path; statistics of layers in eval mode only, since training writes them."""
+        """*W_b* by path; statistics of layers in eval mode only, since training writes them.
+
+        Raises:
+            CaptureError: a weight is a shard of a group of its own.
+        """
         found = {}
         for target in self.targets:
             weight = read(self.view, target.path)
+            if sharded(weight):
+                raise CaptureError(
+                    'method="project" reads all weights as the forward begins, and '
+                    f"{target.path} is a shard of a group of its own: shard the model as one "
+                    "group, fully_shard(model), or shard the folded copy (.fold())."
+                )
             owner = self.view.get_submodule(target.path.rpartition(".")[0])
             if isinstance(weight, nn.Parameter) or not owner.training:
                 soft = target.projector(weight)
@@ -106,7 +117,7 @@ class Soft:
         """*λ Σ |W − PW|²* over the targets, λ being `penalty=`; its gradient needs no graph."""
         from ..penalty import penalty
 
-        return penalty(self.view, self.targets, self.config.penalty or 0.0, metric)
+        return penalty(self.module, self.targets, self.config.penalty or 0.0, metric)
 
     def fold(self, softness: float | None = None) -> nn.Module:
         """A plain copy with W_b written into it: the original class and keys, no cost, no equiwrap.

@@ -1,0 +1,1 @@
+"""What the four training loops share: digits, two small models, settings, and the last table."""
