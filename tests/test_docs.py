@@ -18,8 +18,10 @@ def blocks(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
 def test_the_blocks_of_a_page_run_in_order(page, capsys, tmp_path, monkeypatch):
-    if "timm" in "".join(blocks(page)):
-        pytest.importorskip("timm")
+    text = "".join(blocks(page))
+    for name in ("timm", "lightning", "transformers", "accelerate"):
+        if re.search(rf"^\s*(import|from) .*\b{name}\b", text, re.MULTILINE):
+            pytest.importorskip(name)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     space: dict[str, object] = {"__name__": "__docs__"}

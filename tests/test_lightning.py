@@ -488,16 +488,25 @@ SCRIPT = """
     warnings.simplefilter("ignore")
     import lightning.pytorch as pl
     from lightning.pytorch.loggers import CSVLogger
+    from lightning.pytorch.strategies import ModelParallelStrategy
     from torch import nn
+    from torch.distributed.fsdp import fully_shard
     from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+    import equiwrap as ew
     from equiwrap.integrations.lightning import EquivarianceCallback
 
     class Lit(pl.LightningModule):
-        def __init__(self):
+        def __init__(self, way):
             super().__init__()
             torch.manual_seed(0)
             self.net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(),
                 nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).double()
+            if way == "fsdp2":  # wrapped before it is sharded
+                self.net = ew.equivariantize(self.net, "C4", "b c h w -> b k", method="penalize",
+                    hidden="regular", example=torch.randn(2, 1, 8, 8).double())
+        def configure_model(self):
+            if isinstance(self.trainer.strategy, ModelParallelStrategy):
+                fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
         def training_step(self, batch, index):
             return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
         def validation_step(self, batch, index):
@@ -505,39 +514,43 @@ SCRIPT = """
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), 0.1)
 
-    def main(devices, root):
+    def main(devices, root, way):
         g = torch.Generator().manual_seed(5)
         x, y = torch.randn(32, 1, 8, 8, generator=g), torch.randint(0, 3, (32,), generator=g)
         x = x.double()
         data = TensorDataset(x, y)
         cb = EquivarianceCallback("net", "C4", "b c h w -> b k", penalty=1.0, holdout="val",
-                                  every=3, steer=0.001)
-        lit = Lit()
+                                  every=3, steer=0.001, hidden="regular")
+        lit = Lit(way)
+        ways = {"ddp": "ddp", "fsdp2": ModelParallelStrategy(devices, 1)}
         trainer = pl.Trainer(accelerator="cpu", devices=devices, max_epochs=2, callbacks=[cb],
-            strategy="ddp" if devices > 1 else "auto", logger=CSVLogger(root, f"of{devices}"),
+            strategy=ways[way] if devices > 1 else "auto", logger=CSVLogger(root, f"of{devices}"),
             enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
         rank = trainer.global_rank  # Lightning's own sampler would shuffle
         order = DistributedSampler(data, devices, rank, shuffle=False)
         train = DataLoader(data, 8 // devices, sampler=order)
         trainer.fit(lit, train, DataLoader(data, 16 // devices))
-        found = [lit.state_dict(), cb.history, cb.core.pull.strength]
+        whole = {k: v.full_tensor() if hasattr(v, "full_tensor") else v
+                 for k, v in lit.state_dict().items()}
+        found = [whole, cb.history, cb.core.pull.strength]
         torch.save(found, f"{root}/{devices}.{rank}.pt")
         return trainer
 
     if __name__ == "__main__":
-        two = main(2, sys.argv[1])
+        two = main(2, *sys.argv[1:])
         if two.global_rank == 0:
             torch.distributed.destroy_process_group()
-            main(1, sys.argv[1])
+            main(1, *sys.argv[1:])
 """
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(tmp_path):
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_two_processes_train_what_one_does(tmp_path, way):
     file = tmp_path / "script.py"
     file.write_text(textwrap.dedent(SCRIPT))
     done = subprocess.run(
-        [sys.executable, str(file), str(tmp_path)],
+        [sys.executable, str(file), str(tmp_path), way],
         capture_output=True,
         text=True,
         timeout=120,

@@ -17,6 +17,7 @@ from ..groups import Group
 from ..signature import Signature
 from .curves import Row, Run
 from .loop import EquivarianceCallback as Core
+from .subject import trains
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
@@ -32,7 +33,7 @@ __all__ = ["EquivarianceCallback"]
 SHOWN = ("equiv/error", "equiv/strength", "equiv/alpha_star")
 AVERAGES = ("WeightAveraging", "StochasticWeightAveraging")
 AVERAGING: Any = tuple(getattr(callbacks, n) for n in AVERAGES if hasattr(callbacks, n))
-SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+SHARDED = ("FSDPStrategy", "DeepSpeedStrategy")  # flat pieces, without their shape
 
 
 class EquivarianceCallback(Callback):
@@ -109,12 +110,9 @@ class EquivarianceCallback(Callback):
         if resumed is not None:
             self.core.load_state_dict(resumed)
         self._waiting, self._shown = None, {}
-        mine = {id(p) for p in self.core.model.parameters()}
-        self._optimizers = []
-        for optimizer in trainer.optimizers:
-            if any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
-                self.core.attach(optimizer)
-                self._optimizers.append(optimizer)
+        self._optimizers = [o for o in trainer.optimizers if trains(o, self.core.model)]
+        for optimizer in self._optimizers:
+            self.core.attach(optimizer)
         if resumed is not None and self.core.epochs < trainer.current_epoch:
             self.core.after_epoch()  # Lightning leaves out the hook that the checkpoint preceded
 
@@ -222,7 +220,10 @@ class EquivarianceCallback(Callback):
         """
         how = type(trainer.strategy).__name__
         if how in SHARDED and self.options.get("penalty") is not None:
-            raise ValueError(f"penalty= needs whole weights, and {how} shards them: use ddp.")
+            raise ValueError(
+                f"penalty= came beside {how}, which keeps weights as flat pieces without their "
+                "shape: use ddp, or ModelParallelStrategy with fully_shard in configure_model."
+            )
         every: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         mine = [c for c in every if isinstance(c, EquivarianceCallback)]
         if any(c is not self and c.name == self.name for c in mine):

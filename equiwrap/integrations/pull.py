@@ -15,6 +15,7 @@ from ..penalty.shards import settle
 from ..penalty.steps import STEPS
 from ..penalty.targets import Strength, Target, checked, live, strength_at
 from ..penalty.value import METRICS, penalty
+from .subject import trains
 
 __all__ = ["KINDS", "Pull"]
 
@@ -71,9 +72,7 @@ class Pull:
         """
         if self.schedule is None:
             self.schedule = as_schedule(self.given, total)
-        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        around = {id(p) for p in self.model.parameters()}
-        if self.kind == "loss" or not mine & around:
+        if self.kind == "loss" or not trains(optimizer, self.model):
             return
         decay = EquivarianceDecay(
             self.model,

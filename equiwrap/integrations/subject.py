@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from ..errors import SignatureError
+from ..penalty.shards import settle
 from ..wrap import equivariantize
 from ..wrap.install import view_of
 from .watch import Watch
 
-__all__ = ["inner", "pulled"]
+__all__ = ["inner", "pulled", "trains"]
 
 
 def inner(model: nn.Module) -> nn.Module:
@@ -36,6 +38,13 @@ def _bare(model: nn.Module) -> nn.Module:
     own = {name: value for name, value in vars(model).items() if name not in left}
     object.__setattr__(twin, "__dict__", own)
     return twin
+
+
+def trains(optimizer: Optimizer, model: nn.Module) -> bool:
+    """True where the optimiser holds a parameter of the model (a shard, under FSDP2)."""
+    settle(model)
+    mine = {id(p) for p in model.parameters()}
+    return any(id(p) in mine for group in optimizer.param_groups for p in group["params"])
 
 
 def pulled(model: nn.Module, group: Any, signature: Any, hidden: Any, holdout: Any) -> nn.Module:
