@@ -1,0 +1,1 @@
+"""What recipes train on: simulated laws, and readers of public files to put in their place."""
