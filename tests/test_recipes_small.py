@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import math
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,3 +133,27 @@ def test_the_heuristic_ends_at_the_circulants():
     assert stairs[-1] < 3e-4 < stairs[-2]
     shared = basis.reshape(-1, 2, 2)
     torch.testing.assert_close(m.target_of(2, 2).projector(shared), shared, rtol=0, atol=0.05)
+
+
+# -- MNIST -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_mnist_is_read_as_its_authors_wrote_it(tmp_path, packed):
+    from data import mnist
+
+    images = torch.randint(0, 256, (7, 28, 28), dtype=torch.uint8)
+    labels = torch.arange(7, dtype=torch.uint8)
+    for name, held in (("t10k-images-idx3-ubyte", images), ("t10k-labels-idx1-ubyte", labels)):
+        raw = b"\0\0\x08" + bytes([held.ndim]) + struct.pack(f">{held.ndim}I", *held.shape)
+        raw += held.numpy().tobytes()
+        path = tmp_path / (f"{name}.gz" if packed else name)
+        path.write_bytes(gzip.compress(raw) if packed else raw)
+    x, y = mnist.load(tmp_path)
+    assert torch.equal((x[:, 0] * 255).round().byte(), images)
+    assert y.tolist() == list(range(7))
+    path.write_bytes(b"\0\0\x08\x01\0\0\0\x09" + bytes(7))
+    with pytest.raises(ValueError, match=r"says \[9\] and holds 7 bytes"):
+        mnist.idx(path) if not packed else mnist.idx(path.rename(tmp_path / "cut"))
+    with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte"):
+        mnist.load(tmp_path, "train")
