@@ -42,8 +42,11 @@ def check_grid(group: Group, *sides: int) -> None:
     """Nothing, or a sentence.
 
     Raises:
-        SignatureError: the group turns the grid by 90° or less and the grid is not square.
+        SignatureError: the group turns the grid by 90° or less and the grid is not square, or
+            there are no pixels.
     """
+    if 0 in sides:
+        raise SignatureError(f"{group} moves pixels, and a grid of {sides} has none.")
     if len(set(sides)) == 1 or isinstance(group, Shifts):
         return
     if not group.lattice or swaps_axes(group):

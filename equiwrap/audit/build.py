@@ -54,7 +54,7 @@ def build(
             f"An audit looks inside a torch.nn.Module, and a {type(model).__name__} was given: "
             "pass the model itself."
         )
-    examples = read_examples(example, targets)
+    examples = read_examples(example, targets).along(signature, group)
     said = progress or (lambda done, total, what: None)
     twin = twin_of(model, False)
     said(0, 6, "error")
@@ -161,7 +161,7 @@ class _Audit:
         kinds = [kind for _, kind in self.signature.outputs]
         for kind, y in zip(kinds, outs, strict=True):
             if not kind.untouched and kind.batch is not None and y.shape[kind.batch] > 1:
-                front = y.movedim(kind.batch, 0).double()
+                front = y.movedim(kind.batch, 0).to(torch.promote_types(y.dtype, torch.float64))
                 if not float((front - front[:1]).norm()) <= 1e-6 * float(front.norm()):
                     return False
             elif not kind.untouched:
@@ -242,8 +242,11 @@ class _Audit:
         probed = snap_and_probe(self.model, typing, self._sized(one), self.kwargs)
         snapped = twin_of(self.model, False).double()
         project_weights(snapped, typing)
+        draw = torch.Generator().manual_seed(self.seed)
         few = tuple(
-            torch.randn_like(x, dtype=torch.float64) if _floating(x) else x
+            torch.randn(x.shape, generator=draw, dtype=torch.float64).to(x.device)
+            if _floating(x)
+            else x
             for x in self.examples.few(SAMPLES)
         )
         return probed, layerwise(snapped, typing, elements[0], few, self.kwargs)

@@ -30,8 +30,9 @@ def check_example(
         SignatureError: the inputs do not fit the signature.
         CaptureError: the model does not run on them.
     """
-    if not isinstance(signature, Signature) and (signature or one[0].dim() == 4):
-        bound = Signature.parse(signature or "b c h w -> ...", group)
+    image = isinstance(one[0], Tensor) and one[0].dim() == 4
+    if not isinstance(signature, Signature) and (signature is not None or image):
+        bound = Signature.parse("b c h w -> ..." if signature is None else signature, group)
         for (_, kind), x in zip(bound.inputs, one, strict=False):
             if not kind.untouched:
                 kind.check(x, "the input")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import SignatureError
+from ..errors import EquiwrapError, SignatureError
+from ..signature import Signature
 
 __all__ = ["Examples", "read_examples"]
 
@@ -22,6 +24,19 @@ class Examples:
 
     batches: tuple[tuple[Any, ...], ...]
     targets: tuple[Any, ...]
+    axes: tuple[int, ...] = ()  # where the batch is; in front where nothing is said
+
+    def along(self, signature: Any, group: Any) -> Examples:
+        """The same with the batch where the signature has its b."""
+        with suppress(EquiwrapError):  # said later, in the place of the signature
+            if isinstance(signature, str) and group != "auto":
+                signature = Signature.parse(signature, group)
+            if isinstance(signature, Signature):
+                return replace(self, axes=tuple(kind.batch or 0 for _, kind in signature.inputs))
+        return self
+
+    def _axis(self, i: int) -> int:
+        return self.axes[i] if i < len(self.axes) else 0
 
     @property
     def first(self) -> tuple[Any, ...]:
@@ -37,7 +52,9 @@ class Examples:
         """All batches as one, where they fit; else the first."""
         try:
             return tuple(
-                torch.cat([b[i] for b in self.batches]) if isinstance(x, Tensor) else x
+                torch.cat([b[i] for b in self.batches], self._axis(i))
+                if isinstance(x, Tensor)
+                else x
                 for i, x in enumerate(self.first)
             )
         except (RuntimeError, TypeError):
@@ -45,11 +62,15 @@ class Examples:
 
     def few(self, count: int) -> tuple[Any, ...]:
         """The first `count` inputs of the first batch."""
-        sizes = [x.shape[0] for x in self.first if isinstance(x, Tensor) and x.dim()]
-        return tuple(
-            x[:count] if isinstance(x, Tensor) and x.dim() and x.shape[0] == sizes[0] else x
-            for x in self.first
-        )
+        found: list[Any] = []
+        size: int | None = None
+        for i, x in enumerate(self.first):
+            at = self._axis(i)
+            if isinstance(x, Tensor) and x.dim() > at:
+                size = x.shape[at] if size is None else size
+                x = x.narrow(at, 0, min(count, size)) if x.shape[at] == size else x
+            found.append(x)
+        return tuple(found)
 
     def __str__(self) -> str:
         x = next((x for x in self.first if isinstance(x, Tensor)), None)
@@ -89,6 +110,8 @@ def _paired(given: Iterable[Any], paired: bool) -> Examples:
         parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
         if paired and len(parts) < 2:
             raise SignatureError("targets=True says that batches end in their targets: none does.")
+        if not parts:
+            raise SignatureError("A batch of the example is empty: each holds an input at least.")
         *inputs, last = parts
         loose = len(parts) == 2 and not paired and _label(last)
         batches.append(tuple(inputs) if paired or loose else parts)

@@ -7,31 +7,31 @@ from .average import average, mask_among, read_inputs
 from .axes import Axes
 from .base import Frame, GroupMeasure, TypedInput, refuse
 from .canonicalize import Canonical, Canonicalize
-from .complex_axes import ComplexAxes
-from .confidence import Confidence
 from .defaults import defaults, frame_for, names
-from .drawn import Drawn, Partial
-from .graphs import Labelled, automorphisms
-from .joint import Joint
 from .keys import Key
-from .learned import Learned
-from .linear import Whitened
 from .orbits import Orbits
-from .pca import PCA
 from .ragged import RaggedCanonical, RaggedCanonicalize, RaggedRestore, pad_inputs
-from .restframe import Rest
 from .restore import Restore
-from .scaling import Size
-from .separated import Separated
-from .shifts import Shift
-from .sorting import Sorted
-from .upright import UprightNet, fit_upright
-from .weighted import Weighted
 from .whole import Haar, Whole
 
 if TYPE_CHECKING:
+    from .complex_axes import ComplexAxes
+    from .confidence import Confidence
     from .continuity import ContinuityReport, continuity_report
+    from .drawn import Drawn, Partial
+    from .graphs import Labelled, automorphisms
+    from .joint import Joint
+    from .learned import Learned
+    from .linear import Whitened
+    from .pca import PCA
+    from .restframe import Rest
+    from .scaling import Size
+    from .separated import Separated
+    from .shifts import Shift
+    from .sorting import Sorted
     from .spectral import Eigenspaces, SpectralAverage, eigenspaces, normalized_laplacian
+    from .upright import UprightNet, fit_upright
+    from .weighted import Weighted
 
 __all__ = [
     "PCA",
@@ -82,10 +82,27 @@ __all__ = [
     "refuse",
 ]
 
-# imported where first used: what no wrapping needs
-_LATER = dict.fromkeys(("ContinuityReport", "continuity_report"), "continuity")
-_LATER |= dict.fromkeys(("Eigenspaces", "SpectralAverage", "eigenspaces"), "spectral")
-_LATER |= {"normalized_laplacian": "spectral"}
+# imported where first used: a wrapping needs one frame of them
+_ROOMS = {
+    "complex_axes": ("ComplexAxes",),
+    "confidence": ("Confidence",),
+    "continuity": ("ContinuityReport", "continuity_report"),
+    "drawn": ("Drawn", "Partial"),
+    "graphs": ("Labelled", "automorphisms"),
+    "joint": ("Joint",),
+    "learned": ("Learned",),
+    "linear": ("Whitened",),
+    "pca": ("PCA",),
+    "restframe": ("Rest",),
+    "scaling": ("Size",),
+    "separated": ("Separated",),
+    "shifts": ("Shift",),
+    "sorting": ("Sorted",),
+    "spectral": ("Eigenspaces", "SpectralAverage", "eigenspaces", "normalized_laplacian"),
+    "upright": ("UprightNet", "fit_upright"),
+    "weighted": ("Weighted",),
+}
+_LATER = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -41,10 +41,22 @@ def average(
 def mask_among(
     mask: str | None, names: Iterable[str], inputs: Sequence[Any], rest: Mapping[str, Any]
 ) -> Tensor | None:
-    """The mask of one call, typed ("mask: b n") or passed through; None where there is none."""
+    """The mask of one call as booleans, typed ("mask: b n") or passed through; None without one.
+
+    Raises:
+        SignatureError: the argument is no mask.
+    """
     if mask is None:
         return None
-    return rest[mask] if mask in rest else dict(zip(names, inputs, strict=True)).get(mask)
+    found = rest[mask] if mask in rest else dict(zip(names, inputs, strict=True)).get(mask)
+    if found is None:
+        return None
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        shown = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise SignatureError(
+            f"mask={mask!r} names the argument that marks real points, [b, n], and {shown} came."
+        )
+    return found.bool()
 
 
 def read_inputs(types: Mapping[str, TensorType], inputs: Sequence[Any]) -> list[TypedInput]:

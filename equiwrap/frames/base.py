@@ -79,8 +79,12 @@ class Frame(nn.Module, ABC):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk={chunk} was given; it counts frame elements a call, so ≥ 1.")
+        if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+            raise ValueError(f"chunk={chunk!r} was given; it counts frame elements a call, so ≥ 1.")
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise ValueError(
+                f"generator={generator!r} was given; it is a torch.Generator, or None."
+            )
         self.stochastic, self.chunk, self.detach_frame = stochastic, chunk, detach_frame
         self.generator = generator
 

@@ -86,7 +86,7 @@ class Canonicalize(nn.Module):
         values = {n: self._move(self.types[n], x, measure, rows, hidden) for n, x in named.items()}
         if rows is not None or k > 1:
             values |= {
-                n: tree_map(lambda leaf, n=n: _follow(n, leaf, batch, k, rows), v)
+                n: tree_map(lambda leaf, n=n: _follow(n, leaf, batch, k, rows, n == self.mask), v)
                 for n, v in rest.items()
             }
         else:
@@ -152,7 +152,7 @@ class Canonicalize(nn.Module):
         return kind.from_front(front.repeat_interleave(k, 0) if k > 1 else front)
 
 
-def _follow(name: str, leaf: Any, batch: int, k: int, rows: Rows | None) -> Any:
+def _follow(name: str, leaf: Any, batch: int, k: int, rows: Rows | None, mask: bool = False) -> Any:
     """An untyped argument beside a folded batch: per-sample tensors follow it, others are shared.
 
     Raises:
@@ -160,7 +160,8 @@ def _follow(name: str, leaf: Any, batch: int, k: int, rows: Rows | None) -> Any:
     """
     if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != batch:
         return leaf
-    if batch == 2 and leaf.ndim == 2 and not leaf.is_floating_point() and leaf.dtype != torch.bool:
+    whole = not leaf.is_floating_point() and leaf.dtype != torch.bool and not mask
+    if batch == 2 and leaf.ndim == 2 and whole:
         raise SignatureError(
             f"The argument {name} has shape {list(leaf.shape)} in a batch of 2: it could be one "
             f'row a sample or a list of pairs. Type it: "{name}: b n" for the first, "{name}: 2 '

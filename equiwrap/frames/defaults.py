@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from ..errors import GroupError, SignatureError
@@ -19,44 +20,30 @@ from ..groups import (
     Unitary,
 )
 from ..signature import Signature, TensorType
-from .axes import Axes
 from .base import Frame
-from .complex_axes import ComplexAxes
-from .confidence import Confidence
-from .graphs import Labelled
-from .joint import Joint
-from .keys import Key
-from .linear import Whitened
-from .pca import PCA
-from .restframe import Rest
-from .scaling import Size
-from .separated import Separated
-from .shifts import Shift
-from .sorting import Sorted
-from .weighted import Weighted
-from .whole import Haar, Whole, check_compact
+from .whole import check_compact
 
 __all__ = ["defaults", "frame_for", "names"]
 
 Inputs = tuple[TensorType, ...]
 
-_NAMES: dict[str, Callable[..., Frame]] = {
-    "whole": Whole,
-    "haar": Haar,
-    "key": Key,
-    "shift": Shift,
-    "axes": Axes,
-    "pca": PCA,
-    "linear": Whitened,
-    "lorentz": Rest,
-    "unitary": ComplexAxes,
-    "size": Size,
-    "sorted": Sorted,
-    "labelled": Labelled,
-    "confidence": Confidence,
-    "weighted": Weighted,
-    "separated": Separated,
-    "joint": Joint,
+_NAMES = {  # name → class in this package, imported when it is asked for
+    "whole": "Whole",
+    "haar": "Haar",
+    "key": "Key",
+    "shift": "Shift",
+    "axes": "Axes",
+    "pca": "PCA",
+    "linear": "Whitened",
+    "lorentz": "Rest",
+    "unitary": "ComplexAxes",
+    "size": "Size",
+    "sorted": "Sorted",
+    "labelled": "Labelled",
+    "confidence": "Confidence",
+    "weighted": "Weighted",
+    "separated": "Separated",
+    "joint": "Joint",
 }
 
 # the first row that fits is taken: (name, when, its condition in words)
@@ -123,6 +110,11 @@ def frame_for(frame: str | Frame, signature: Signature, **options: Any) -> Frame
             )
         return frame
     types = tuple(kind for _, kind in signature.inputs)
+    if not isinstance(frame, str):
+        raise GroupError(
+            f"A frame is a name ({', '.join(names())}) or a value of ew.frames, and a "
+            f"{type(frame).__name__} was given."
+        )
     name = _default(signature.group, types) if frame == "auto" else frame
     if name == "weighted" and isinstance(signature.group, Permutations):
         name = "separated"  # the weighted frame of S(n)
@@ -133,12 +125,17 @@ def frame_for(frame: str | Frame, signature: Signature, **options: Any) -> Frame
     if name == "joint":
         return _joint(signature.group, types, options)
     try:
-        return _NAMES[name](**options)
+        return _class(name)(**options)
     except TypeError:
         raise SignatureError(
             f"frame={name!r} does not take {', '.join(options)}: see help(ew.frames."
-            f"{_NAMES[name].__name__})."  # type: ignore[attr-defined]
+            f"{_NAMES[name]})."
         ) from None
+
+
+def _class(name: str) -> Callable[..., Frame]:
+    found: Callable[..., Frame] = getattr(import_module(__package__ or ""), _NAMES[name])
+    return found
 
 
 def _default(group: Group, types: Inputs) -> str:
@@ -168,8 +165,8 @@ def _joint(group: Group, types: Inputs, options: dict[str, Any]) -> Frame:
     }
     own = {k: v for k, v in options.items() if k not in common}
     parts = [
-        _NAMES[_default(f, tuple(TensorType(t.pattern, f) for t in types))](**own)
+        _class(_default(f, tuple(TensorType(t.pattern, f) for t in types)))(**own)
         for f in group.factors
         if not isinstance(f, Permutations)
     ]
-    return Joint(*parts, **common)
+    return _class("joint")(*parts, **common)

@@ -35,6 +35,8 @@ class Key(Frame):
     `ties="first"` takes the first, never syncs, and gives up exactness of image-valued outputs on
     symmetric images (invariant outputs stay exact there, all tied inputs being the same image).
 
+    Components that turn with the pixels, as in `b v h w`, are read by their length.
+
     Degenerate: symmetric and constant images, whose frame is the stabiliser coset (all of G for a
     constant image); images that are symmetric at 15 × 15 only, whose frame is larger than it need
     be.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import GroupError
+from ..errors import GroupError, SignatureError
 from ..grids import act_on_grid
 from ..groups import Euclidean, Group, Orthogonal
 from .axes import Axes, cloud_arguments, place
@@ -70,6 +70,12 @@ class Learned(Frame):
             given = cloud_arguments(group, inputs, mask)
             first = given["positions"] if given["positions"] is not None else given["vectors"][0]
             return {"x": first, "mask": given["mask"]}
+        fields = [str(k) for k, _ in inputs if k.grid and any(map(k.axis_moves, k.inner))]
+        if fields:
+            raise SignatureError(
+                f"A learned energy turns pixels, and the components of {fields[0]!r} turn with "
+                'them: use frame="key" or frame="whole", which read fields.'
+            )
         return {"x": image(inputs)[0]}
 
     def forward(self, group: Group, x: Tensor, mask: Tensor | None = None) -> GroupMeasure:

@@ -88,6 +88,8 @@ def _points(group: Group, rep: Representation, x: Tensor) -> list[tuple[str, Ten
 def image(inputs: Sequence[TypedInput]) -> list[Tensor]:
     """Every input with a grid, as `[b, c, h, w]`, voxels as `[b, c, d, h, w]`.
 
+    What turns together with the grid (the vectors of a flow field) is read by its length.
+
     Raises:
         SignatureError: none has one.
     """
@@ -95,6 +97,9 @@ def image(inputs: Sequence[TypedInput]) -> list[Tensor]:
     for kind, value in inputs:
         if not kind.grid:
             continue
+        for i, axis in enumerate(kind.inner):
+            if kind.axis_moves(axis):
+                value = torch.linalg.vector_norm(value, dim=i + 1, keepdim=True)
         names, grid = [axis.name for axis in kind.inner], axes_of(kind.group)
         last = tuple(range(-len(grid), 0))
         if grid[0] in names:

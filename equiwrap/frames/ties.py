@@ -177,7 +177,7 @@ def _thin(cloud: Cloud, now: _List, last: Tensor | None) -> _List:
 
 
 def _moments(cloud: Cloud, sample: Tensor, axes: Tensor) -> Tensor:
-    """*Σ z_a, Σ z_a z_b, Σ z_a² z_b of the canonical points, input by input*: `→ [c, features]`."""
+    """*Σ z_a, Σ z_a z_b, Σ z_a² z_b over Σ |z|², input by input*: `→ [c, features]`."""
     u = cloud.points.detach()
     found = []
     det = torch.linalg.det(axes) if axes.shape[1] == axes.shape[2] else None
@@ -188,9 +188,10 @@ def _moments(cloud: Cloud, sample: Tensor, axes: Tensor) -> Tensor:
         z = torch.einsum("cnd,cad->cna", x[sample], axes)
         if axial and det is not None:
             z = z * det[:, None, None]
-        first = z.mean(1)
-        second = torch.einsum("cna,cnb->cab", z, z) / z.shape[1]
-        third = torch.einsum("cna,cnb->cab", z * z, z) / z.shape[1]
+        mass = x.square().sum((1, 2)).clamp(min=1)[sample]  # not the count: rows may be padding
+        first = z.sum(1) / mass[:, None]
+        second = torch.einsum("cna,cnb->cab", z, z) / mass[:, None, None]
+        third = torch.einsum("cna,cnb->cab", z * z, z) / mass[:, None, None]
         even = [] if axial and det is None else [first, third.flatten(1)]
         found += [*even, second.flatten(1)]
     return torch.cat(found, 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import GroupError
+from ..errors import GroupError, SignatureError
 from ..grids import act_on_grid
 from ..groups import Group
 from .learned import Learned
@@ -68,14 +68,21 @@ def fit_upright(
 
     Raises:
         GroupError: the group is infinite.
+        SignatureError: there are no images, or they are of several sizes.
     """
     if group.order is None:
         raise GroupError(
             f"The upright prior ranks the elements of a finite group, and {group} is infinite: "
             'calibrate for a finite subgroup such as "C8".'
         )
-    data = images if isinstance(images, Tensor) else torch.cat([_first(item) for item in images])
-    data = data.detach()
+    parts = [images] if isinstance(images, Tensor) else [_first(item) for item in images]
+    good = [x for x in parts if isinstance(x, Tensor) and x.ndim == 4 and x.numel()]
+    if len(good) < len(parts) or len({x.shape[1:] for x in good}) != 1:
+        raise SignatureError(
+            "The upright prior is fitted to images [n, c, h, w] of one size, and something else "
+            "was given: a tensor of them, or a loader of such or of tuples that begin with such."
+        )
+    data = torch.cat(good).detach()
     data = data.float() if data.dtype != torch.float64 else data
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -102,5 +109,5 @@ def fit_upright(
     return frame.requires_grad_(False).eval()
 
 
-def _first(item: Any) -> Tensor:
-    return item if isinstance(item, Tensor) else item[0]
+def _first(item: Any) -> Any:
+    return item[0] if isinstance(item, (tuple, list)) and item else item

@@ -65,8 +65,10 @@ class Haar(Frame):
 
     def __init__(self, samples: int = 8, *, seed: int = 0, **options: Any) -> None:
         super().__init__(**options)
-        if samples < 1:
-            raise ValueError(f"Haar({samples}) was asked for; it needs at least one sample.")
+        if not isinstance(samples, int) or samples < 1:
+            raise ValueError(f"Haar({samples!r}) was asked for; it needs at least one sample.")
+        if not isinstance(seed, int):
+            raise ValueError(f"seed={seed!r} was given; the seed of the samples is an integer.")
         self.samples, self.seed = samples, seed
 
     def read(

@@ -23,8 +23,8 @@ SAMPLES = 64
 def first_inputs(data: Any) -> tuple[Any, ...]:
     """Up to 64 inputs, from a tensor, a tuple of inputs or a loader of either."""
     if not isinstance(data, (Tensor, tuple)) and isinstance(data, Iterable):
-        data = next(iter(data))
-        data = data[0] if isinstance(data, (list, tuple)) else data
+        data = next(iter(data), ())
+        data = data[0] if isinstance(data, (list, tuple)) and data else data
     given = data if isinstance(data, tuple) else (data,)
     return tuple(x[:SAMPLES] if isinstance(x, Tensor) and x.dim() else x for x in given)
 

@@ -149,5 +149,6 @@ def _resized(typing: Typing, inputs: tuple[Any, ...], size: int) -> tuple[Any, .
         batch = typing.signature.inputs[i][1].batch
         if alone and batch is not None:
             shape[batch] = 1
-        done[i] = torch.randn(shape, dtype=inputs[i].dtype, device=inputs[i].device)
+        draw = torch.Generator().manual_seed(i)
+        done[i] = torch.randn(shape, dtype=inputs[i].dtype, generator=draw).to(inputs[i].device)
     return tuple(done)

@@ -147,7 +147,7 @@ def _leaves(value: Any) -> list[Any]:
 
 def invariant(group: Group, elements: list[Elements], value: Tensor, kind: Kind) -> bool:
     """*g·t = t* for these elements, to 1e-5 of the size of the table."""
-    value = value.double() if value.is_floating_point() else value
+    value = value.double() if value.is_floating_point() or value.dtype == torch.bool else value
     size = max(float(value.abs().max()), 1e-30) if value.numel() else 1.0
     moved = [kind.act(group, g, value).to(value) for g in elements]
     return all(torch.allclose(m, value, rtol=0, atol=1e-5 * size) for m in moved)

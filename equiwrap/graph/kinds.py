@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..grids import act_on_grid
-from ..groups import Elements, Group, Shifts
+from ..groups import Elements, Group, Product, Shifts
 from ..reynolds import images_of
 from ..signature import TensorType
 from .atoms import BATCH, Atom, Axis, Block, Untyped, free, letter, name_of, size_of, sizes_of
@@ -53,6 +53,8 @@ class Kind:
         Raises:
             Untyped: the type moves more than pixels, rows and vectors.
         """
+        if isinstance(kind.group, Product) and kind.moves:
+            raise Untyped(f"moves under {kind.group}, and a product is not followed")
         plain = sum(axis.name != "..." for axis in kind.axes)
         axes: list[Axis] = []
         sizes = list(shape)

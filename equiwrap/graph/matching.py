@@ -109,10 +109,15 @@ def match(
         SignatureError: the data do not fit the signature, or there are none.
     """
     inputs = first_inputs(data)
+    if len(inputs) != len(signature.inputs):
+        raise SignatureError(
+            f"calibrate= gives {len(inputs)} inputs, and the signature {str(signature)!r} has "
+            f"{len(signature.inputs)}."
+        )
     for (_, kind), x in zip(signature.inputs, inputs, strict=False):
         if not kind.untouched:
             kind.check(x, "calibrate=")
-        if not x.numel():
+        if isinstance(x, Tensor) and not x.numel():
             raise SignatureError("calibrate= holds no inputs, so that nothing can be matched.")
     found = _Search(model, signature, inputs, seed)
     rest = found.distance({})

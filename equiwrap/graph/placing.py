@@ -225,7 +225,12 @@ def _matching(candidates: list[_Candidate], where: Where) -> list[_Candidate]:
         found = [c for c in candidates if c.module is not None and where(c.module, c.name)]
     else:
         asked = [where] if isinstance(where, str) else list(where or ())  # type: ignore[arg-type]
-        lost = [a for a in asked if not any(_named(c, a) for c in candidates)]
+        try:
+            lost = [a for a in asked if not any(_named(c, a) for c in candidates)]
+        except re.error as error:
+            raise SignatureError(
+                f"probes={asked!r} holds no regular expression: {error}."
+            ) from None
         found = [c for c in candidates if any(_named(c, a) for a in asked)]
         if lost:
             near = difflib.get_close_matches(lost[0], [c.name for c in candidates], 3, 0.3)

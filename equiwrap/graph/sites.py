@@ -73,6 +73,7 @@ def generators(group: Group) -> list[Elements]:
         return list(group.generators())
     if group.order is not None and group.order <= 64:
         g = group.elements()
-        return [g[i : i + 1][0] if not isinstance(g, tuple) else g for i in range(1, group.order)]
+        listed = range(1, group.order)
+        return [tuple(p[i] for p in g) if isinstance(g, tuple) else g[i] for i in listed]
     drawn = group.sample(8, generator=torch.Generator().manual_seed(0))
     return [tuple(p[i] for p in drawn) if isinstance(drawn, tuple) else drawn[i] for i in range(8)]

@@ -198,9 +198,10 @@ def defect(typing: Typing, g: Elements, kind: Any, value: Any) -> float | None:
     if not isinstance(value, Tensor) or not isinstance(kind, Kind):
         return None
     try:
-        here, there = kind.part(value, 0, 2), kind.part(value, 1, 2)
-        gap = there.double() - kind.act(typing.group, g, here).double()
+        pair = (kind.part(value, i, 2) for i in (0, 1))
+        here, there = (x if x.is_complex() else x.double() for x in pair)
+        gap = there - kind.act(typing.group, g, here)
     except Untyped:
         return None
-    size = there.double().norm()
+    size = there.norm()
     return float(gap.norm() / size) if size > 0 else float(gap.norm())

@@ -79,11 +79,19 @@ def wide(x: Tensor) -> torch.dtype:
 
 
 def positional(sig: Signature, model: Any, inputs: tuple[Any, ...]) -> list[Any]:
-    """The types of the inputs in call order, None for those that are not typed.
+    """The types of the inputs in call order, None for those that are not typed; they are checked.
 
     Raises:
-        SignatureError: the signature has more inputs than were given.
+        SignatureError: the signature has more inputs than were given, or they do not fit it.
     """
+    found = _in_order(sig, model, inputs)
+    for i, (kind, x) in enumerate(zip(found, inputs, strict=True)):
+        if kind is not None and not kind.untouched:
+            kind.check(x, f"The input {i + 1}")
+    return found
+
+
+def _in_order(sig: Signature, model: Any, inputs: tuple[Any, ...]) -> list[Any]:
     names = [name for name, _ in sig.inputs]
     if names[0] is None:
         types: list[Any] = [kind for _, kind in sig.inputs]

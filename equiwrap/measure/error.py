@@ -127,6 +127,7 @@ def defects(
     square, norm, worst = torch.zeros(()), torch.zeros(()), torch.zeros(())
     count = 0
     handle = getattr(model, "equiwrap", None)
+    positional(sig, model, inputs)
     with torch.no_grad():
         folds = any(
             kind.leading(x) is not None for (_, kind), x in zip(sig.inputs, inputs, strict=False)

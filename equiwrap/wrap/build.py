@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EquivarianceError, SignatureError
-from ..frames import Frame, fit_upright, frame_for
+from ..frames import Frame, frame_for
 from ..groups import Group, parse_group
 from ..measure import equivariance_error
 from ..signature import Signature, infer_outputs, looks_like_images, trial_input
@@ -113,6 +114,14 @@ def _frame(sig: Signature, frame: str | Frame, calibrate: Any, options: dict[str
         return frame_for(frame, sig, **options)
     if frame != "auto":
         raise SignatureError("calibrate= fits a learned frame, so frame= must be left to it.")
+    from ..frames import fit_upright  # few need it
+
+    lost = sorted(options.keys() - inspect.signature(fit_upright).parameters.keys())
+    if lost:
+        raise SignatureError(
+            f"{', '.join(lost)} came beside calibrate=, whose fit takes none of it: see "
+            "help(ew.frames.fit_upright)."
+        )
     return fit_upright(calibrate, sig.group, **options)
 
 

@@ -48,8 +48,15 @@ class Config:
         """The inverse of `to_dict`.
 
         Raises:
-            SignatureError: the group or the signature is missing, or is not text.
+            SignatureError: the group or the signature is missing or no text, or JSON has no word
+                for a value.
         """
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+            raise SignatureError(f"A config is read from names and values, not from {given!r:.60}.")
+        try:
+            json.dumps(dict(given))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SignatureError(f"A config holds what JSON can hold: {error}.") from None
         own = {f.name for f in fields(cls)} - {"options"}
         known: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in own
@@ -69,10 +76,14 @@ class Config:
         Raises:
             SignatureError: the text is not a JSON object with a group and a signature.
         """
+        if not isinstance(text, (str, bytes, bytearray)):
+            raise SignatureError(f"A config is read from JSON text, not from {text!r:.60}.")
         try:
             given = json.loads(text)
-        except ValueError as error:
-            raise SignatureError(f"The config is not JSON ({error}).") from None
+        except (ValueError, RecursionError) as error:
+            raise SignatureError(
+                f"The config is not JSON ({error}): give what `.config.to_json()` wrote."
+            ) from None
         if not isinstance(given, dict):
             raise SignatureError(f"A config is a JSON object, found a {type(given).__name__}.")
         return cls.from_dict(given)

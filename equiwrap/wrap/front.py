@@ -15,7 +15,7 @@ from ..groups import Group
 from ..signature import Signature
 from .build import Asked, build, trial_example, verify
 from .install import handle_of, install, view_of
-from .words import check_example, check_method, check_model
+from .words import check_example, check_kinds, check_method, check_model
 
 __all__ = ["disabled", "equivariantize", "equivariantize_", "unwrap"]
 
@@ -189,8 +189,9 @@ def prepared(model: nn.Module, asked: Asked) -> nn.Module:
 
     Raises:
         CaptureError: the model is compiled, scripted or sharded; an unknown method.
-        SignatureError: a softness outside [0, 1].
+        SignatureError: a softness outside [0, 1], an argument of the wrong kind.
     """
+    check_kinds(asked)
     check_model(model, asked.group)
     check_example(asked.inputs)
     check_method(asked.method, asked.softness)

@@ -14,6 +14,7 @@ import copy
 import functools
 import inspect
 import types
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -123,7 +124,8 @@ def _with_child(original: type[nn.Module], learned: nn.Module) -> dict[str, Any]
         return {**self.__dict__["_modules"], PREFIX: learned}
 
     def load_state_dict(self: nn.Module, state: Any, strict: bool = True, **kwargs: Any) -> Any:
-        if any(key.startswith(f"{PREFIX}.") for key in state):
+        own = not isinstance(state, Mapping)  # torch says what it needs
+        if own or any(str(key).startswith(f"{PREFIX}.") for key in state):
             return original.load_state_dict(self, state, strict=strict, **kwargs)
         frame = {f"{PREFIX}.{key}": value for key, value in learned.state_dict().items()}
         return original.load_state_dict(self, {**state, **frame}, strict=strict, **kwargs)

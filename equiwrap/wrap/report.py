@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..frames import Frame, Learned
+from ..frames import Frame
 from ..signature import Signature
 from .config import Config
 
@@ -38,6 +38,8 @@ class Report:
         """Gather what can be said without running the model."""
         group, k = signature.group, frame.calls(signature.group)
         said = list(notes)
+        from ..frames.learned import Learned  # a report is seldom asked for
+
         turned = group.dim == 2 and not group.permutes and not isinstance(frame, Learned)
         if turned and config.at is None and any(kind.grid for _, kind in signature.inputs):
             said.append(

@@ -13,7 +13,7 @@ from ..errors import CaptureError, EquivarianceError, NoEffectWarning, Signature
 from ..graph.hidden import Hidden
 from ..graph.layout import Layout, lay_out
 from ..grids import on_grid
-from ..groups import Shifts
+from ..groups import Product, Shifts
 from ..penalty import Target, read
 from ..signature import Signature
 from .build import Asked, read_signature, trial_example
@@ -145,9 +145,10 @@ def _hidden(
             "equiwrap.reynolds.Steerable for kernels that turn in the continuum."
         )
     listed = group.order is not None and (group.lattice or group.orthogonal)
+    listed = listed and not isinstance(group, Product)
     if not (listed or group.permutes):
         raise CaptureError(
-            f'method="{asked.method}" averages weights over a finite group, and {group} is not: '
+            f'method="{asked.method}" averages weights over one finite group, and {group} is not: '
             "use a finite subgroup (C4, D4, O_h), the average over a frame, or the projections of "
             "equiwrap.reynolds on layers whose representations you know."
         )

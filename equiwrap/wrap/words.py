@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset
 
-from ..errors import CaptureError, SignatureError
+from ..errors import CaptureError, GroupError, SignatureError
+from ..frames import Frame
 from ..groups import Group
 from ..measure import interpolation_floor
 from ..signature import Signature, TensorType
 
+METHODS = ("average", "penalize", "project")
+
 __all__ = [
     "check_example",
+    "check_kinds",
     "check_method",
     "check_model",
     "interpolation",
@@ -25,13 +32,70 @@ __all__ = [
 ]
 
 
+def _number(x: Any) -> bool:
+    return isinstance(x, Real) and not isinstance(x, bool)
+
+
+def _names(x: Any) -> bool:
+    if isinstance(x, (Mapping, torch.Tensor, bytes)) or not isinstance(x, Iterable):
+        return False
+    return not isinstance(x, Collection) or all(isinstance(name, str) for name in x)
+
+
+_KINDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("group", lambda x: isinstance(x, (str, Group)), 'a name, as in "C4", or a value of ew.groups'),
+    (
+        "signature",
+        lambda x: isinstance(x, (str, Signature)),
+        'text, as in "b n p -> b k", or an ew.Signature',
+    ),
+    ("method", lambda x: isinstance(x, str), "one of " + ", ".join(METHODS)),
+    (
+        "frame",
+        lambda x: isinstance(x, (str, Frame)),
+        "a name of ew.frames.names(), or a value of ew.frames",
+    ),
+    ("hidden", lambda x: isinstance(x, (str, Mapping)), "a word, or a mapping from layers to axes"),
+    ("targets", lambda x: callable(x) or _names(x), "an expression, several, or a filter function"),
+    (
+        "calibrate",
+        lambda x: isinstance(x, (Iterable, Dataset)) and not isinstance(x, (str, bytes, Mapping)),
+        "a tensor of inputs, or a loader of them",
+    ),
+    ("mask", lambda x: isinstance(x, str), "the name of an argument of forward"),
+    (
+        "probes",
+        lambda x: isinstance(x, bool) or callable(x) or _names(x),
+        "True, an expression, several, or a filter function",
+    ),
+    ("at", _names, "the path of a sub-network, or several"),
+    ("tol", lambda x: _number(x) and x >= 0, "a number, 0 or more"),
+)
+
+
+def check_kinds(asked: Any) -> None:
+    """Nothing, or a sentence.
+
+    Raises:
+        SignatureError: an argument of `equivariantize` is of a kind that it never is.
+        GroupError: the group is.
+    """
+    for name, fits, words in _KINDS:
+        given = getattr(asked, name)
+        if given is not None and not fits(given):
+            shown = repr(given) if isinstance(given, (int, float, str)) else ""
+            raise (GroupError if name == "group" else SignatureError)(
+                f"{name}={shown or 'a ' + type(given).__name__} was given; it is {words}."
+            )
+
+
 def check_model(model: object, group: object) -> None:
     """Nothing, or a sentence.
 
     Raises:
         CaptureError: no module, or one that is compiled, scripted, sharded or not initialised.
     """
-    name = str(group or "C4")
+    name = str("C4" if group is None else group)
     line = f'ew.equivariantize(net, "{name}")'
     if not isinstance(model, nn.Module):
         raise CaptureError(
@@ -79,9 +143,6 @@ def no_weights(what: str) -> str:
         "weights alone and is exact around any of them (.errors(x) measures it, ew.unwrap gives "
         "the plain model)."
     )
-
-
-METHODS = ("average", "penalize", "project")
 
 
 def check_method(method: str, softness: float | None) -> None:
