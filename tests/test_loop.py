@@ -639,7 +639,7 @@ def test_the_report_prints_and_saves_its_curves(tmp_path):
     lines = run.save(tmp_path / "run.csv").read_text().splitlines()
     assert len(lines) == len(callback.history) + 1
     assert run.curve("equiv/error")[0][0] == 0
-    with pytest.raises(ValueError, match=r"\.json, \.csv, \.html"):
+    with pytest.raises(ValueError, match=r"\.html|\.json|\.csv"):
         run.save("run.txt")
 
 
@@ -671,12 +671,70 @@ def test_wrong_arguments_get_a_sentence(wrong, error, said):
         ew.EquivarianceCallback(wrapped(), **wrong)
 
 
+def test_states_of_others_get_a_sentence():
+    pulls = ew.EquivarianceCallback(wrapped(), penalty=0.1)
+    watches = ew.EquivarianceCallback(wrapped())
+    with pytest.raises(ValueError, match=r"lacks epochs"):
+        pulls.load_state_dict({"steps": 3})
+    with pytest.raises(ValueError, match="without penalty="):
+        pulls.load_state_dict(watches.state_dict())
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
+        ew.EquivarianceCallback("net", "C4")
+
+
+def test_an_optimizer_of_another_model_is_told():
+    a, other = wrapped(), Small().double()
+    callback = ew.EquivarianceCallback(a, penalty=0.1)
+    x, y = data(8)
+    optimizer = sgd(other)
+    cross_entropy(other(x), y).backward()
+    callback.before_step(optimizer)
+    optimizer.step()
+    with pytest.warns(ew.NoEffectWarning, match="nothing is pulled"):
+        callback.after_step()
+
+
+def test_the_group_that_is_named_is_the_one_that_is_measured():
+    a, x = wrapped().eval(), data()[0]
+    rows = {g: ew.EquivarianceCallback(a, g, holdout=x).measure() for g in (None, "C4", "D4")}
+    for group in ("C4", "D4"):
+        expected = ew.measure.equivariance_error(a, group, x, signature="b c h w -> b k").value
+        assert rows[group]["equiv/error"] == pytest.approx(expected, rel=1e-9)
+    assert rows[None] == rows["C4"]
+    assert rows["D4"]["equiv/error"] != rows["C4"]["equiv/error"]
+
+
+def test_weights_are_recorded_where_somebody_else_pulls_them():
+    a = wrapped()
+    callback = ew.EquivarianceCallback(a, layers=True)
+    row = callback.measure()
+    assert row["equiv/ratio"] == pytest.approx(ratio(a))
+    assert "equiv/layer/first.weight" in row
+    assert "equiv/strength" not in row
+
+
+def test_outputs_that_are_not_finite_stop_neither_the_training_nor_the_record():
+    a = wrapped()
+    x = data()[0] * float("nan")
+    callback = ew.EquivarianceCallback(a, penalty=0.1, steer=0.1, holdout=x, every=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        row = callback.measure()
+    assert "equiv/error" not in row
+    assert callback.pull.strength == 0.1
+
+
 def test_wrong_data_and_wrong_models_get_a_sentence():
     x, y = data()
     whole = ew.equivariantize(Small().double(), "C4", "b c h w -> b k", frame="whole")
     with pytest.raises(SignatureError, match="leave penalty= out"):
         ew.EquivarianceCallback(whole, penalty=1e-2)
-    for bad, said in ((({"x": x},), "tuple"), ((x, y, y), "1 input"), ([], "without batches")):
+    for bad, said in (
+        (({"x": x},), "tuple"),
+        ((x, y, y), "1 input"),
+        ([], "without batches"),
+        (x[:0], "empty"),
+    ):
         with pytest.raises(SignatureError, match=said):
             ew.EquivarianceCallback(wrapped(), holdout=bad).measure()
     with pytest.raises(TypeError, match=r"torch\.optim\.Optimizer"):

@@ -14,6 +14,7 @@ from ..groups import Group
 from ..penalty.schedule import Given, snap
 from ..penalty.targets import Strength, targets_of
 from ..signature import Signature
+from .asking import check_asked, check_state
 from .curves import Row, Run
 from .minding import after, before
 from .pull import Pull
@@ -95,8 +96,21 @@ class EquivarianceCallback:
         log: Callable[[Row, int], None] | None = None,
         report: str | None = None,
     ) -> None:
+        check_asked(
+            penalty is not None,
+            holdout is not None,
+            model=model,
+            kind=kind,
+            total=total,
+            steer=steer,
+            every=every,
+            ema=ema,
+            snap=snap,
+            log=log,
+            report=report,
+        )
         self.model = inner(model)
-        self.every, self.total = _checked(every), total
+        self.every, self.total = every, total
         self.log, self.path, self.snap, self.certificate = log, report, snap, certificate
         self.ema = [inner(m) for m in ([ema] if isinstance(ema, nn.Module) else ema)]
         self.watch: Watch | None = None
@@ -110,17 +124,8 @@ class EquivarianceCallback:
             self.pull = Pull(
                 watched, targets_of(watched), penalty, kind, metric, decay_every, schedule
             )
-        if steer and (self.pull is None or self.watch is None):
-            raise ValueError(
-                "steer= moves λ by what is measured: it needs penalty=, from where to start, and "
-                "holdout=, on which to measure."
-            )
-        if steer and kind == "ball":
-            raise ValueError(
-                'steer= moves λ, more of which is more symmetry, and kind="ball" has a radius b: '
-                'steer kind="decay" (or "loss", "lasso"), or set b.'
-            )
-        self.record = Record(self.watch, self.pull, Steering(steer, penalty), layers)
+            self.pull.check_copies(self.ema)
+        self.record = Record(self.watch, self.pull, Steering(steer, penalty), layers, watched)
         self.steps = self.epochs = self._seen = 0
         self.notes: list[str] = []
         self._optimizers: dict[int, Any] = {}
@@ -172,6 +177,7 @@ class EquivarianceCallback:
         if self.steps == seen:
             return {}
         if self.pull is not None:
+            self.pull.check_follows()
             self.pull.hold(self.ema)
         pace = self._pace()
         if self.watch is None or not pace or self.steps // pace == seen // pace:
@@ -274,7 +280,12 @@ class EquivarianceCallback:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where `state_dict` was taken."""
+        """Go on exactly where `state_dict` was taken.
+
+        Raises:
+            ValueError: it is no state of a callback, or of one that pulled.
+        """
+        check_state(state, self.pull is not None)
         self.steps = self._seen = state["steps"]
         self.epochs = state["epochs"]
         self.total = state["total"] if self.total is None else self.total
@@ -282,19 +293,3 @@ class EquivarianceCallback:
         self.notes = list(state["notes"])
         if self.pull is not None and state["pull"] is not None:
             self.pull.load_state_dict(state["pull"])
-
-
-def _checked(every: int | float | None) -> int | float | None:
-    """The pace of measurements.
-
-    Raises:
-        ValueError: it is no positive number of steps, and no fraction.
-    """
-    whole = isinstance(every, int) and every >= 1
-    part = isinstance(every, float) and 0 < every <= 1
-    if every is None or whole or part:
-        return every
-    raise ValueError(
-        f"every={every!r} was asked for: an int counts steps, 1 at least; a float is a fraction of "
-        "the training, above 0 and at most 1.0; None measures at the end of epochs only."
-    )

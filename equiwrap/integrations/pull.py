@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ..errors import NoEffectWarning
 from ..penalty.decay import EquivarianceDecay
 from ..penalty.schedule import Given, as_schedule, snap
 from ..penalty.shards import settle
@@ -49,7 +52,15 @@ class Pull:
         self.model, self.targets, self.kind, self.metric = model, tuple(targets), kind, metric
         self.every, self.given = every, schedule
         self._strength = checked(strength, "penalty")
+        paths = {t.path for t in self.targets}
+        if isinstance(strength, Mapping) and (lost := sorted(strength.keys() - paths)):
+            near = get_close_matches(lost[0], paths, 1, 0) or ["none"]
+            raise ValueError(
+                f"penalty= names {', '.join(lost)}, which are no targets: there are {len(paths)}, "
+                f"the nearest {near[0]} (model.equiwrap.report() lists them)."
+            )
         self.decays: list[EquivarianceDecay] = []
+        self._told = False
         self.schedule: Any = None
         self._waiting: list[dict[str, Any]] = []  # states that came before their optimisers
 
@@ -114,6 +125,33 @@ class Pull:
         factor = self.schedule(step) if self.schedule is not None else 1.0
         held = self._strength
         return factor * held if isinstance(held, (int, float)) else None
+
+    def check_follows(self) -> None:
+        """Once: a warning where no optimiser that was met trains a target."""
+        if self.kind == "loss" or self.decays or self._told:
+            return
+        self._told = True
+        warnings.warn(
+            f"None of the {len(self.targets)} targets is trained by an optimiser that the callback "
+            "was given, so nothing is pulled: call before_step(optimizer) with the one that trains "
+            "the model.",
+            NoEffectWarning,
+            stacklevel=4,
+        )
+
+    def check_copies(self, copies: Sequence[nn.Module]) -> None:
+        """Nothing, or a sentence.
+
+        Raises:
+            ValueError: a copy lacks a target.
+        """
+        for copy in copies:
+            try:
+                live(copy, self.targets)
+            except AttributeError as error:
+                raise ValueError(
+                    f"ema= holds copies of the model, and a {type(copy).__name__} is none: {error}."
+                ) from None
 
     def hold(self, copies: Sequence[nn.Module]) -> None:
         """*W ← PW* for the targets of copies of the model."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from torch import nn
+
 from ..penalty.value import energies
 from .curves import Row
 from .pull import Pull
@@ -19,9 +21,16 @@ class Record:
     """*measure(step, epoch) → Row*, kept in `rows`; the controller sees each, and sets λ."""
 
     def __init__(
-        self, watch: Watch | None, pull: Pull | None, steering: Steering, layers: bool
+        self,
+        watch: Watch | None,
+        pull: Pull | None,
+        steering: Steering,
+        layers: bool,
+        model: nn.Module,
     ) -> None:
         self.watch, self.pull, self.steering, self.layers = watch, pull, steering, layers
+        self.model = model
+        self.targets = getattr(getattr(model, "equiwrap", None), "targets", ())
         self.rows: list[Row] = []
 
     def measure(self, step: int, epoch: int, data: bool, steer: bool = True) -> Row:
@@ -29,14 +38,16 @@ class Record:
         row: Row = {"step": step, "epoch": epoch}
         if self.watch is not None:
             row |= self._held_out(self.watch, data, steer)
-        if self.pull is not None:
-            row |= self._weights(self.pull, step)
+        if self.targets:
+            row |= self._weights(step)
         row = {name: value for name, value in row.items() if isfinite(value)}
         self.rows.append(row)
         return row
 
     def _held_out(self, watch: Watch, data: bool, steer: bool) -> Row:
         found = watch.error()
+        if not isfinite(found.value):
+            return {}  # the model or the data are not: nothing to steer by
         row: Row = {"equiv/error": found.value, "equiv/error_half_width": found.half_width}
         if self.pull is not None and steer:
             self.steering.settle(bool(watch.labelled), found.value)
@@ -54,11 +65,11 @@ class Record:
             "equiv/data_error": said.value,
         }
 
-    def _weights(self, pull: Pull, step: int) -> Row:
-        found = energies(pull.model, pull.targets)
+    def _weights(self, step: int) -> Row:
+        found = energies(self.model, self.targets)
         defect, total = sum(e.defect for e in found), sum(e.total for e in found)
         row: Row = {"equiv/ratio": defect / total if total else 0.0}
-        strength = pull.now(step)
+        strength = self.pull.now(step) if self.pull is not None else None
         if strength is not None:
             row |= {"equiv/strength": strength, "equiv/penalty": strength * defect}
         if self.layers:

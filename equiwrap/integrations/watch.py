@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import SignatureError
 from ..graph.twin import held_random
-from ..groups import Group
+from ..groups import Group, parse_group
 from ..measure import ErrorEstimate
 from ..measure.data import DataError, data_error
 from ..measure.error import defects
@@ -54,6 +54,12 @@ class Watch:
         self.model, self.holdout = model, holdout
         self.group = group if group is not None or handle is None else handle.signature.group
         own = signature or getattr(handle, "signature", None)
+        if (
+            own is not None
+            and group is not None
+            and str(parse_group(group)) != str(getattr(own, "group", ""))
+        ):
+            own = str(own)  # another group than the model's: the same patterns under it
         if isinstance(own, str):
             own = Signature.parse(own, self.group or "C4")
         self.signature: Signature | None = own
@@ -92,6 +98,8 @@ class Watch:
                 f"where the model has {count} input(s): give a tensor, a tuple (x, y), or a loader "
                 "of such tuples."
             )
+        if row[0].dim() and not len(row[0]):
+            raise SignatureError("holdout= has an empty batch in front: give inputs to measure on.")
         like = next((p for p in self.model.parameters() if p.is_floating_point()), row[0])
         moved = [_like(x, like) for x in row]
         self.labelled = len(row) == count + 1
