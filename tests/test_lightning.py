@@ -365,6 +365,7 @@ def test_fitting_on_goes_on_and_a_new_trainer_begins_anew():
 
 
 def test_rows_reach_every_logger_under_their_names(tmp_path):
+    pytest.importorskip("tensorboard")
     logs = [CSVLogger(tmp_path, "csv"), TensorBoardLogger(tmp_path, "board")]
     cb = callback(penalty=1.0, layers=True, every=5)
     trainer = fit(Digits(), cb, logger=logs, log_every_n_steps=1000)
