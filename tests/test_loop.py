@@ -371,6 +371,28 @@ def test_a_fraction_of_the_training_is_a_pace():
     assert [row["step"] for row in callback.history] == [0, 3, 6]
 
 
+def test_only_what_is_known_to_be_around_a_model_is_taken_off():
+    class Headed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = nn.Conv2d(2, 4, 3, padding=1)  # its own attribute of that name
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.module(x).relu().mean((2, 3)))
+
+    plain = Headed().double()
+    asked = {"penalty": 0.1, "hidden": "trivial", "holdout": data()[0]}
+    callback = ew.EquivarianceCallback(plain, "C4", "b c h w -> b k", **asked)
+    assert callback.model is plain
+    assert [t.path for t in callback.pull.targets] == ["module.weight"]
+    average = AveragedModel(plain)
+    assert ew.EquivarianceCallback(average).model is average.module
+    timm = pytest.importorskip("timm")
+    copied = timm.utils.ModelEmaV3(plain)
+    assert ew.EquivarianceCallback(copied).model is copied.module
+
+
 @pytest.mark.parametrize("plain", [True, False])
 def test_a_forward_that_a_trainer_put_autocast_around_is_looked_behind(plain):
     model = Small().double() if plain else wrapped()

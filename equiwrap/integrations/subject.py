@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from ..errors import SignatureError
 from ..penalty.shards import settle
+from ..penalty.targets import inner as within
 from ..wrap import equivariantize
 from ..wrap.install import view_of
 from .watch import Watch
@@ -17,12 +18,15 @@ __all__ = ["inner", "pulled", "trains"]
 
 
 def inner(model: nn.Module) -> nn.Module:
-    """The model inside of DDP, `torch.compile`, averages (torch's, timm's) and autocast."""
-    while True:
-        held = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
-        if not isinstance(held, nn.Module):
-            return _bare(model)
-        model = held
+    """The model inside of what torch puts around it, of timm's averages, and of autocast.
+
+    By class: an attribute `module` of the user's own is the user's own.
+    """
+    held: nn.Module = within(model)
+    names = [c.__name__ for c in type(held).__mro__ if c.__module__.startswith("timm.")]
+    if any(name.startswith("ModelEma") for name in names):
+        return inner(held.module)  # type: ignore[arg-type]
+    return _bare(held)
 
 
 def _bare(model: nn.Module) -> nn.Module:
