@@ -183,6 +183,11 @@ def test_partial_sets_claim_nothing():
     assert not torch.equal(model(x), model(x))
     with pytest.raises(ew.GroupError, match="turns of the plane"):
         Partial(45)(parse_group("SO(3)"))
+    named = ew.equivariantize(net, "SO(2)", "b c h w -> b k", frame="partial", degrees=45).eval()
+    assert torch.equal(named(x), model.eval()(x))
+    for bad in ({"degrees": "45"}, {"degrees": 200}, {"samples": 2.5}, {"samples": 0}):
+        with pytest.raises(ValueError, match="a whole number of samples"):
+            ew.equivariantize(net, "SO(2)", "b c h w -> b k", frame="partial", **bad)
 
 
 def test_the_upright_prior_and_the_guard():

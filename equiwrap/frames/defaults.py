@@ -44,6 +44,7 @@ _NAMES = {  # name → class in this package, imported when it is asked for
     "weighted": "Weighted",
     "separated": "Separated",
     "joint": "Joint",
+    "partial": "Partial",
 }
 
 # the first row that fits is taken: (name, when, its condition in words)

@@ -92,17 +92,19 @@ class Drawn(Frame):
 class Partial(Frame):
     """*μ uniform on rotations by angles in [−a, a]: a set, not a group.* `elements[1, k, 2, 2]`.
 
-    `Partial(45, samples=5)` averages a model over turns of at most 45 degrees: equally spaced in
-    eval, both ends included; drawn uniformly in training. There is no projector, outputs are not
-    invariant, and nothing is claimed: averaging twice is not averaging once.
+    `Partial(45, samples=5)`, by name `"partial"`, averages a model over turns of at most 45
+    degrees: equally spaced in eval, both ends included; drawn uniformly in training. There is no
+    projector, outputs are not invariant, and nothing is claimed: averaging twice is not averaging
+    once.
     """
 
-    def __init__(self, degrees: float, samples: int = 5, **options: Any) -> None:
+    def __init__(self, degrees: float = 45, samples: int = 5, **options: Any) -> None:
         super().__init__(**options)
-        if samples < 1 or not 0 < degrees <= 180:
+        fits = isinstance(degrees, (int, float)) and 0 < degrees <= 180
+        if not fits or type(samples) is not int or samples < 1:
             raise ValueError(
-                f"Partial({degrees}, samples={samples}) was asked for; it takes an angle up to 180 "
-                "degrees and at least one sample."
+                f"Partial({degrees!r}, samples={samples!r}) was asked for; it takes an angle up to 180 "
+                "degrees and a whole number of samples."
             )
         self.degrees, self.samples = float(degrees), samples
 

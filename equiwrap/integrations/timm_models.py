@@ -39,7 +39,7 @@ PREFIX = "equi_"
 _NOT = ("model", "options")
 OURS = (
     *(name for name in inspect.signature(equivariantize).parameters if name not in _NOT),
-    *("chunk", "ties", "stochastic", "decay"),
+    *("chunk", "ties", "stochastic", "degrees", "samples", "decay"),
 )
 
 default_cfgs: dict[str, DefaultCfg] = {}  # where timm's `register_model` looks for them
@@ -51,9 +51,9 @@ def register(name: str) -> Callable[..., nn.Module]:
     """*name ↦ equi_name* in timm's registry, for a model that was registered after this import.
 
     Returns the entry point. Its keywords are `equivariantize`'s (group, signature, method, frame,
-    penalty, softness, hidden, …; chunk, ties, stochastic of the frames), all others the model's
-    (visformer's own `group` is out of reach). Two more readings: `example=33` is a random image of
-    that side, and `decay=False` (or a mapping of `EquivarianceDecay`'s options, as in
+    penalty, softness, hidden, …; chunk, ties, stochastic, degrees, samples of the frames), all
+    others the model's (visformer's own `group` is out of reach). Two more readings: `example=33` is
+    a random image of that side, and `decay=False` (or a mapping of `EquivarianceDecay`'s options, as in
     `{"every": 10}`) is about the decay that follows the optimiser of a model of
     `method="penalize"`; see `equiwrap.integrations.timm`.
 
