@@ -4,11 +4,12 @@
     python recipes/timm_train.py --timm pytorch-image-models [--quick] [--out table.md]
 
 scikit-learn's 1797 digits as an image folder (33 × 33, every fourth to validate), resnet18, one
-epoch on one CPU process, upright digits only. Three runs of `train.py` through the launcher: the
-average over C4, the penalty whose decay finds train.py's own optimiser, and the same without its
-decay. "Error" is the relative equivariance error on the validation digits; "turned" the accuracy
-over all four turns of them; R = W − PW over all parameters. Fails if a checkpoint does not load
-into plain timm with strict=True, or if the symmetry that was asked for is not there.
+epoch on one CPU process, upright digits only. Three runs of `train.py` through the launcher, each
+with `--config recipes/configs/resnet18.yaml`: the average over C4, the penalty whose decay finds
+train.py's own optimiser, and the same without its decay. "Error" is the relative equivariance error
+on the validation digits; "turned" the accuracy over all four turns of them; R = W − PW over all
+parameters. Fails if a checkpoint does not load into plain timm with strict=True, or if the symmetry
+that was asked for is not there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import equiwrap as ew
 import equiwrap.integrations.timm
 from equiwrap.penalty import energies
 
+CONFIG = Path(__file__).parent / "configs" / "resnet18.yaml"
 SIDE = 33  # odd under every stride of the network, so that the lattices stay centred
 PENALTY = {"group": "C4", "method": "penalize", "penalty": "300.0", "example": str(SIDE)}
 RUNS = {
@@ -68,13 +70,16 @@ def common(words: dict[str, str]) -> list[object]:
     """What train.py and validate.py are both told."""
     kwargs = [f"{name}={value}" for name, value in words.items()]
     size = ["--num-classes", 10, "--img-size", SIDE, "--crop-pct", 1.0, "--device", "cpu", "-j", 1]
+    size += ["--mean", 0, 0, 0, "--std", 1, 1, 1]
     return ["--model", "equi_resnet18", "--model-kwargs", *kwargs, *size]
 
 
 def images(folder: Path) -> tuple[Tensor, Tensor]:
     """`x[b, 3, 33, 33]` of the validation split as train.py sees it, and labels."""
     data = create_dataset("", str(folder), split="validation")
-    data.transform = create_transform((3, SIDE, SIDE), is_training=False, crop_pct=1.0)
+    data.transform = create_transform(
+        (3, SIDE, SIDE), is_training=False, crop_pct=1.0, mean=(0, 0, 0), std=(1, 1, 1)
+    )
     xs, labels = zip(*(data[i] for i in range(len(data))), strict=True)
     return torch.stack(xs), torch.tensor(labels)
 
@@ -91,9 +96,8 @@ def study(name: str, timm_root: Path, data: Path, out: Path) -> tuple[str, list[
     words, label = RUNS[name], name.replace(", ", "_").replace("=", "_")
     said = script(
         timm_root / "train.py",
-        *[data, *common(words), "-b", 24, "--epochs", 1, "--warmup-epochs", 0],
-        *["--opt", "adamw", "--lr", 2e-3, "--smoothing", 0, "--no-aug", "--no-prefetcher"],
-        *["--output", out, "--experiment", label],
+        *[data, "--config", CONFIG, *common(words), "-b", 24, "--epochs", 1, "--warmup-epochs", 0],
+        *["--no-prefetcher", "--output", out, "--experiment", label],
     )
     follows = [line for line in said.splitlines() if "follows the steps of" in line]
     print("\n".join(["train.py said:", *follows]) if follows else "train.py: no decay")
