@@ -18,13 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from timm_parts import Row, Task, figure, tables, task_of, train
-from torch import Tensor, nn
+from timm_parts import SIGNATURE, Row, Task, figure, tables, task_of, train
+from torch import nn
 from tqdm import tqdm
 
 import equiwrap as ew
@@ -33,11 +34,12 @@ from equiwrap.groups import parse_group
 
 CONFIGS = Path(__file__).parent / "configs"
 SETS = ("C4", "D4", "±45°")
+Config = dict[str, Any]
 KEYS = ("part", "name", "set", "method", "seed")
 OURS = ("group", "frame")  # what a config says about equivariance, and a method says anew
 
 
-def methods(group: str, side: int) -> dict[str, dict[str, Any]]:
+def methods(group: str, side: int) -> dict[str, Config]:
     """`--model-kwargs` of every way to train from scratch, with this group or set."""
     if group == "±45°":
         turns = {"group": "SO(2)", "frame": "partial", "degrees": 45}
@@ -50,12 +52,12 @@ def methods(group: str, side: int) -> dict[str, dict[str, Any]]:
         "augmentation": {"group": group, "frame": "whole", "stochastic": True},
         "average": {"group": group, "frame": "whole"},
         "canonical": {"group": group, "frame": "key"},
-        "penalty": {"group": group, "method": "penalize", "penalty": 100.0, "example": side},
+        "penalty": {"group": group, "method": "penalize", "penalty": 1000.0, "example": side},
         "soft": {"group": group, "frame": "whole", "softness": 0.3},
     }
 
 
-def configs(names: list[str]) -> dict[str, dict[str, Any]]:
+def configs(names: list[str]) -> dict[str, Config]:
     """The YAML files by name.
 
     Raises:
@@ -67,56 +69,70 @@ def configs(names: list[str]) -> dict[str, dict[str, Any]]:
     return {name: yaml.safe_load(held[name].read_text()) for name in names or held}
 
 
-def plainly(config: dict[str, Any]) -> dict[str, Any]:
+def plainly(config: Config) -> Config:
     """The config of the plain network."""
     own = {k: v for k, v in config["model_kwargs"].items() if k not in OURS}
     return {**config, "model": config["model"].removeprefix("equi_"), "model_kwargs": own}
 
 
-def wrapped(config: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+def wrapped(config: Config, ours: dict[str, Any]) -> Config:
     """The config with another way to be equivariant."""
     return {**config, "model_kwargs": {**plainly(config)["model_kwargs"], **ours}}
 
 
-def fit_prior(x: Tensor, group: str) -> nn.Module:
-    """The upright prior of unlabelled images."""
-    return fit_upright(x, parse_group(group), steps=400)
+@dataclass
+class Study:
+    """Which images, and how many; frozen networks and priors are made when first asked for."""
 
+    data: Path | None
+    limit: int
+    made: dict[tuple[object, ...], Any] = field(default_factory=dict)
 
-def adapt(
-    name: str, config: dict[str, Any], sets: list[str], seed: int, task: Task
-) -> Iterator[Row]:
-    """A frozen network and what is put around it."""
-    net, _ = train(plainly(config), task, seed)
-    net.eval().requires_grad_(False)
-    for group in sets:
-        around: dict[str, nn.Module] = {"frozen": net}
-        if group == "±45°":
-            partial = ew.frames.Partial(45, samples=5)
-            around["average"] = ew.equivariantize(net, "SO(2)", "b c h w -> b k", frame=partial)
+    def run(self, config: Config, part: str, name: str, over: str, method: str, seed: int) -> Row:
+        """One row of a table."""
+        task = task_of(config["img_size"], self.data, seed, self.limit)
+        if part == "adapt":
+            model, passes = self.around(config, name, over, method, seed, task), 0.0
         else:
-            prior = task.prior(group, fit_prior)
-            frames = {"average": "whole", "its confidence": "confidence", "upright prior": prior}
-            for method, frame in frames.items():
-                around[method] = ew.equivariantize(net, group, "b c h w -> b k", frame=frame)
-        for method, model in around.items():
-            yield task.row("adapt", name, group, method, seed, model.eval(), 0.0)
-    guard = ew.measure.orbit_accuracy(net, "C4", task.test, task.truth)
-    tqdm.write(f"{name}, seed {seed}. The guard says: {guard}")
-
-
-def scratch(
-    name: str, config: dict[str, Any], sets: list[str], seed: int, task: Task
-) -> Iterator[Row]:
-    """The same network trained in each way."""
-    for group in sets:
-        for method, ours in methods(group, config["img_size"]).items():
+            ours = methods(over, config["img_size"])[method]
             model, passes = train(wrapped(config, ours), task, seed)
-            tested = ew.unwrap(model) if method == "augmentation" else model
-            yield task.row("scratch", name, group, method, seed, tested.eval(), passes)
+            model = ew.unwrap(model) if method == "augmentation" else model
+        return task.row(part, name, over, method, seed, model.eval(), passes)
+
+    def around(
+        self, config: Config, name: str, over: str, method: str, seed: int, task: Task
+    ) -> nn.Module:
+        """The frozen network in one of its wrappings."""
+        net = self.once((name, seed), lambda: train(plainly(config), task, seed)[0])
+        net.eval().requires_grad_(False)
+        if method == "frozen":
+            return net
+        if over == "±45°":
+            return ew.equivariantize(net, "SO(2)", SIGNATURE, frame="partial", degrees=45)
+        frame: Any = {"average": "whole", "its confidence": "confidence"}.get(method)
+        group = parse_group(over)
+        if frame is None:
+            size = config["img_size"]
+            frame = self.once((over, size, seed), lambda: fit_upright(task.train, group, steps=400))
+        return ew.equivariantize(net, group, SIGNATURE, frame=frame)
+
+    def nets(self) -> list[tuple[tuple[str, int], nn.Module]]:
+        """The frozen networks by name and seed."""
+        return [(key, net) for key, net in self.made.items() if len(key) == 2]  # type: ignore[misc]
+
+    def once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+        """What was made under this key."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
 
 
-def write(folder: Path, chosen: dict[str, dict[str, Any]]) -> None:
+def adapted(over: str) -> tuple[str, ...]:
+    """The ways to wrap a frozen network."""
+    return ("frozen", "average", *(("its confidence", "upright prior") if over in "C4 D4" else ()))
+
+
+def write(folder: Path, chosen: dict[str, Config]) -> None:
     """Every config of the study as a file of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, config in chosen.items():
@@ -139,27 +155,37 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="instead of the configs' own")
     parser.add_argument("--data", type=Path, help="a folder with MNIST's t10k files")
     parser.add_argument("--limit", type=int, default=600, help="images to train on, and to test on")
-    parser.add_argument("--json", type=Path, help="keep the results here, and add to those there")
+    parser.add_argument(
+        "--json", type=Path, help="results are kept here, and what is here is not run again"
+    )
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--write", type=Path, help="write all configs here, and stop")
     asked = parser.parse_args()
     chosen = configs([n for n in (asked.only or "convnext" * asked.quick).split(",") if n])
     if asked.write:
         return write(asked.write, chosen)
-    rows = json.loads(asked.json.read_text()) if asked.json and asked.json.exists() else []
-    sets = ["C4"] if asked.quick else asked.sets.split(",")
-    limit = 450 if asked.quick else asked.limit
-    parts = [each for each in (adapt, scratch) if asked.part in (None, each.__name__)]
-    for name, config in chosen.items():
+    for config in chosen.values():
         config["epochs"] = asked.epochs or (4 if asked.quick else config["epochs"])
-        for seed in range(1 if asked.quick else asked.seeds):
-            task = task_of(config["img_size"], asked.data, seed, limit)
-            for part in parts:
-                for row in tqdm(part(name, config, sets, seed, task), name):
-                    rows = [r for r in rows if any(r[k] != row[k] for k in KEYS)] + [row]
-                    if asked.json:
-                        asked.json.write_text(json.dumps(rows, indent=0) + "\n")
+    study = Study(asked.data, 450 if asked.quick else asked.limit)
+    rows = json.loads(asked.json.read_text()) if asked.json and asked.json.exists() else []
+    todo = [
+        (part, name, over, method, seed)
+        for name, config in chosen.items()
+        for seed in range(1 if asked.quick else asked.seeds)
+        for part in ([asked.part] if asked.part else ["adapt", "scratch"])
+        for over in (["C4"] if asked.quick else asked.sets.split(","))
+        for method in (adapted(over) if part == "adapt" else methods(over, config["img_size"]))
+    ]
+    done = {tuple(row[k] for k in KEYS) for row in rows}
+    for key in tqdm([key for key in todo if key not in done]):
+        rows.append(study.run(chosen[key[1]], *key))
+        if asked.json:
+            asked.json.write_text(json.dumps(rows, indent=0) + "\n")
     print(tables(rows))
+    for (name, seed), net in study.nets():
+        task = task_of(chosen[name]["img_size"], study.data, seed, study.limit)
+        guard = ew.measure.orbit_accuracy(net, "C4", task.test, task.truth)
+        print(f"\n{name}, seed {seed}. The guard says: {guard}")
     if asked.figure:
         figure(rows, asked.figure)
 
