@@ -1,7 +1,7 @@
 """Digits as clouds of points: sorted, shuffled, or averaged over a continuous weighted frame.
 
-    python recipes/digit_clouds.py --out table.md
-    python recipes/digit_clouds.py --seeds 0,1           # in parts
+    python recipes/digit_clouds.py --json clouds.json --figure clouds.svg
+    python recipes/digit_clouds.py --quick
 
 The digits are scikit-learn's (1797 of 8 × 8, written by hand). A cloud is 32 points drawn in
 proportion to the intensity, with a jitter of 0.2 pixels; 1400 clouds train a dense network
@@ -21,18 +21,17 @@ batches of 100 it is behind by 1 (42.9, 44.0), so that no order of these two is 
 
 from __future__ import annotations
 
-import argparse
-import platform
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
+import study
 import torch
 from sklearn.datasets import load_digits
+from study import Row, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -153,90 +152,85 @@ def whole(net: nn.Module, split: Split, directions: int) -> float:
     return _percent(model(split.x), split.y)
 
 
-def run(seed: int, steps: int, batch: int, directions: int) -> dict[tuple[str, str], float]:
-    """(method, samples) → percent right."""
+def rows_of(seed: int, steps: int, batch: int, directions: int) -> Iterator[Row]:
+    """Percent right by the number of samples, a row a method."""
     trained, tested = splits(seed, directions)
-    found = {}
-    for method in METHODS:
+    for method in study.progress(METHODS, "method", f"seed {seed}"):
         net = train(drawing(method, trained), trained.y, seed, steps, batch)
         got = accuracies(net, drawing(method, tested), tested.y, seed)
         if method in ("none", "sort by x"):  # one order: samples do not differ
             got = {"1": got["1"]}
         if method == "separated":
             got["whole"] = whole(net, tested, directions)
-        found |= {(method, count): value for count, value in got.items()}
-        said = ", ".join(f"{count}: {value:.1f}" for count, value in got.items())
-        print(f"seed {seed}, {method}: {said}", file=sys.stderr, flush=True)
-    return found
+        yield {"seed": seed, "method": method, "right": study.short(got, 5)}
 
 
-PAGE = """# Digits as clouds of points
-
-`python recipes/digit_clouds.py`, torch {torch}, Python {python}, CPU, {seconds:.0f} s. {said}
-
-Scikit-learn's digits as clouds of 32 points, 1400 to train and 397 to test; a dense network
-150-100-50 on the flattened cloud, {steps} steps of Adam. Percent of the test clouds right, mean and
-standard deviation over seeds {seeds}, by the mean over 1, 5 and 25 drawn orders of the points and
-over the whole measure of 100.
-
-| order of the points | 1 | 5 | 25 | whole |
-|---|--:|--:|--:|--:|
-{table}
-"""
+# -- printing --------------------------------------------------------------------------------------
 
 
-def table(rows: list[dict[tuple[str, str], float]]) -> str:
-    """One line a method."""
+def values(rows: list[Row], method: str, count: str) -> list[float]:
+    return [r["right"][count] for r in rows if r["method"] == method and count in r["right"]]
 
-    def cell(method: str, count: str) -> str:
-        values = [row[method, count] for row in rows if (method, count) in row]
-        if not values:
-            return ""
-        spread = stdev(values) if len(values) > 1 else 0.0
-        return f"{mean(values):.1f} ± {spread:.1f}"
 
+def table(rows: list[Row]) -> str:
+    """One line a method, and what came out."""
     counts = [*map(str, SAMPLES), "whole"]
-    return "\n".join(f"| {' | '.join([m, *(cell(m, c) for c in counts)])} |" for m in METHODS)
+    lines = [f"| order of the points | {' | '.join(counts)} |", "|---|--:|--:|--:|--:|"]
+    for method in METHODS:
+        cells = [spread(v, ".1f") if (v := values(rows, method, c)) else "" for c in counts]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", verdict(rows)[1]])
 
 
-def verdict(rows: list[dict[tuple[str, str], float]]) -> tuple[bool, str]:
+def verdict(rows: list[Row]) -> tuple[bool, str]:
     """Is separated five points above sort by x in three quarters of the seeds, and none last?"""
     last = {"permutation": "25", "separated": "25"}
-    means = {m: mean(row[m, last.get(m, "1")] for row in rows) for m in METHODS}
-    ahead = [row["separated", "25"] - row["sort by x", "1"] for row in rows]
+    means = {m: mean(values(rows, m, last.get(m, "1"))) for m in METHODS}
+    both = values(rows, "separated", "25"), values(rows, "sort by x", "1")
+    ahead = [one - other for one, other in zip(*both, strict=True)]
     won = sum(a >= 5 for a in ahead)
-    said = f"Separated is at least 5 points above sort by x in {won} of {len(rows)} seeds "
+    said = f"Separated is at least 5 points above sort by x in {won} of {len(ahead)} seeds "
     said += f"({mean(ahead):.1f} on average), and sort by x {means['sort by x']:.1f} beside "
     said += f"{means['permutation']:.1f} for 25 permutations."
-    return 4 * won >= 3 * len(rows) and means["none"] == min(means.values()), said
+    return 4 * won >= 3 * len(ahead) and means["none"] == min(means.values()), said
 
 
-def main(arguments: list[str] | None = None) -> int:
+def figure(rows: list[Row], path: Path) -> None:
+    """Percent right against the number of drawn orders: mean and range over seeds."""
+    with study.drawn(path, (5.6, 3.2)) as ax:
+        for method in METHODS:
+            found = {c: v for c in SAMPLES if (v := values(rows, method, str(c)))}
+            if len(found) == 1:  # one order
+                found |= {SAMPLES[-1]: found[1]}
+            (line,) = ax.plot(
+                list(found), [mean(v) for v in found.values()], "o-", ms=4, label=method
+            )
+            low, high = [min(v) for v in found.values()], [max(v) for v in found.values()]
+            ax.fill_between(list(found), low, high, alpha=0.2, color=line.get_color())
+        ax.set(xlabel="drawn orders in the test", ylabel="% right", xscale="log")
+        ax.set_xticks(SAMPLES, SAMPLES)
+        ax.legend(fontsize=8)
+
+
+def main(given: list[str] | None = None) -> int:
     """The command line; 1 where separated is not ahead, or none is not last."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", default="0,1,2,3", help="comma-separated")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=60)
-    parser.add_argument("--directions", type=int, default=100)
-    parser.add_argument("--out", type=Path, help="write the page here")
-    options = parser.parse_args(arguments)
-    start = time.perf_counter()
-    seeds = [int(s) for s in options.seeds.split(",")]
-    rows = [run(s, options.steps, options.batch, options.directions) for s in seeds]
-    held, said = verdict(rows)
-    page = PAGE.format(
-        torch=torch.__version__.split("+")[0],
-        python=platform.python_version(),
-        seconds=time.perf_counter() - start,
-        said=said,
-        steps=options.steps,
-        seeds=", ".join(map(str, seeds)),
-        table=table(rows),
+    asked = study.asked(
+        __doc__,
+        given,
+        seeds=4,
+        quick="1500 steps, 40 directions",
+        steps={"type": int, "default": 4000},
+        batch={"type": int, "default": 60},
+        directions={"type": int, "default": 100},
     )
-    print(page)
-    if options.out:
-        options.out.write_text(page)
-    return int(not held)
+    if asked.quick:
+        asked.steps, asked.directions = 1500, 40
+    config = {key: getattr(asked, key) for key in ("steps", "batch", "directions")}
+    done = {row["seed"] for row in study.read(asked.json)}
+    todo = [seed for seed in asked.seeds if seed not in done]
+    rows = study.gathered(asked, todo, lambda s: list(rows_of(s, **config)), config=config)
+    study.shown(asked, rows, table, figure)
+    return int(not verdict(rows)[0])
 
 
 if __name__ == "__main__":

@@ -1,33 +1,37 @@
 """A frozen classifier of upright digits, made invariant under quarter turns in five ways.
 
-    python recipes/frozen_digits.py --seeds 3 --out table.md
-    python recipes/frozen_digits.py --seeds 3 --data FOLDER    # with t10k-images-idx3-ubyte.gz, …
+    python recipes/frozen_digits.py --json frozen.json --figure frozen.svg
+    python recipes/frozen_digits.py --json frozen.json --figure frozen.svg --data FOLDER
+    python recipes/frozen_digits.py --quick
 
 scikit-learn's 1797 real digits, padded to 12 × 12, two thirds to train and one third to test; with
-`--data` the 10 000 test images of MNIST, padded to 32 × 32. The classifier sees upright digits only
-and is then frozen. The prior is fitted to the same images without their labels. "Consistency" is
-the share of turned images that get the answer of the upright one.
+`--data` the 10 000 test images of MNIST (t10k-images-idx3-ubyte.gz, …), padded to 32 × 32. The
+classifier sees upright digits only and is then frozen. The prior is fitted to the same images
+without their labels. "Consistency" is the share of turned images that get the answer of the upright
+one. Both sets of digits may share a file.
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
 import sys
 import time
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
+import study
 import torch
 from data import mnist
 from sklearn.datasets import load_digits
+from study import Row, spread
 from torch import Tensor, nn
 
 import equiwrap as ew
 from equiwrap.frames import Learned, UprightNet, fit_upright
 from equiwrap.groups import parse_group
 
-C4 = parse_group("C4")
+C4, TYPE, DATA = parse_group("C4"), "b c h w -> b k", ("digits", "MNIST")
+COLUMNS = {"upright": "upright", "mean": "mean over C4"}
+COLUMNS |= {"consistency": "consistency", "identity": "identity rate"}
 
 
 def digits(folder: Path | None = None) -> tuple[Tensor, Tensor]:
@@ -60,10 +64,8 @@ def consistency(model: nn.Module, x: Tensor) -> float:
     return float(torch.stack([(y == here).double() for y in turned]).mean())
 
 
-def study(
-    seed: int, steps: int, folder: Path | None = None
-) -> tuple[dict[str, list[float]], str, float]:
-    """Upright accuracy, orbit accuracy, consistency, identity rate and error, by method."""
+def rows_of(seed: int, steps: int, folder: Path | None = None) -> list[Row]:
+    """Upright and orbit accuracy, consistency, identity rate (per cent) and error, by method."""
     torch.manual_seed(seed)
     x, labels = digits(folder)
     order = torch.randperm(len(x))
@@ -73,76 +75,82 @@ def study(
     start = time.perf_counter()
     prior = fit_upright(x[train], C4, seed=seed, steps=min(900 if folder is None else 2000, steps))
     seconds = time.perf_counter() - start
-    wrap = {
-        "plain": net,
-        "average of the logits": ew.equivariantize(net, "C4", "b c h w -> b k", frame="whole"),
-        "fixed key": ew.equivariantize(net, "C4", "b c h w -> b k", frame="key"),
-        "untrained energy": ew.equivariantize(
-            net, "C4", "b c h w -> b k", frame=Learned(UprightNet(1).eval())
-        ),
-        "its own confidence": ew.equivariantize(net, "C4", "b c h w -> b k", frame="confidence"),
-        "upright prior": ew.equivariantize(net, "C4", "b c h w -> b k", frame=prior),
-    }
-    guard = ew.measure.orbit_accuracy(net, "C4", x[test], labels[test])
-    found = {}
-    for name, model in wrap.items():
-        model.eval()
-        accuracy = ew.measure.orbit_accuracy(model, "C4", x[test], labels[test])
-        frame = getattr(getattr(model, "equiwrap", None), "frame", None)
-        rate = frame.identity_rate(C4, x[test]) if isinstance(frame, Learned) else float("nan")
-        error = ew.measure.equivariance_error(model, "C4", x[test], signature="b c h w -> b k")
-        numbers = [accuracy.upright, accuracy.mean, consistency(model, x[test]), rate]
-        found[name] = [*[100 * v for v in numbers], error.worst]
-    return found, str(guard), seconds
+    frames = {"average of the logits": "whole", "fixed key": "key"}
+    frames |= {"untrained energy": Learned(UprightNet(1).eval())}
+    frames |= {"its own confidence": "confidence", "upright prior": prior}
+    found = []
+    for name in ("plain", *frames):
+        model = net if name == "plain" else ew.equivariantize(net, "C4", TYPE, frame=frames[name])
+        accuracy = ew.measure.orbit_accuracy(model.eval(), "C4", x[test], labels[test])
+        row = {"data": DATA[folder is not None], "seed": seed, "method": name}
+        row |= {"upright": 100 * accuracy.upright, "mean": 100 * accuracy.mean}
+        row["consistency"] = 100 * consistency(model, x[test])
+        if isinstance(frames.get(name), Learned):
+            row["identity"] = 100 * frames[name].identity_rate(C4, x[test])
+        row["error"] = ew.measure.equivariance_error(model, "C4", x[test], signature=TYPE).worst
+        found.append(row | ({"guard": str(accuracy)} if name == "plain" else {}))
+    found[-1]["seconds"] = seconds
+    return study.short(found, 5)
 
 
-PAGE = """# A frozen model of upright digits
+def table(rows: list[Row]) -> str:
+    """A part for each of the two data sets."""
+    parts = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        mine = [row for row in rows if row["data"] == data]
+        plain = [row for row in mine if row["method"] == "plain"]
+        lines = [f"| {data}, C4 | {' | '.join(COLUMNS.values())} | largest error |"]
+        lines.append("|---|--:|--:|--:|--:|--:|")
+        for name in dict.fromkeys(row["method"] for row in mine):
+            held = [row for row in mine if row["method"] == name]
+            cells = [spread([row[c] for row in held if c in row], ".1f") for c in COLUMNS]
+            worst = max(row["error"] for row in held)
+            lines.append(f"| {name} | {' | '.join(cells)} | {worst:.0e} |")
+        seconds = max(row["seconds"] for row in mine if "seconds" in row)
+        said = f"Seeds {', '.join(str(row['seed']) for row in plain)}; the prior took at most "
+        said += f"{seconds:.0f} s to fit. The guard says:"
+        parts += ["\n".join(lines), f"{said} {plain[0]['guard']}"]
+    return "\n\n".join(parts)
 
-`python recipes/frozen_digits.py {command}`, torch {torch}, Python {python}, CPU.
 
-| C4 | upright | mean over C4 | consistency | identity rate | largest error |
-|---|--:|--:|--:|--:|--:|
-{table}
+def figure(rows: list[Row], path: Path) -> None:
+    """The mean over C4 of every method, a dot a seed."""
+    names = list(dict.fromkeys(row["data"] for row in rows))
+    grid = {"ncols": len(names), "sharey": True, "squeeze": False}
+    with study.drawn(path, (2 + 3.2 * len(names), 2.8), **grid) as axes:
+        for ax, name in zip(axes[0], names, strict=True):
+            held = [row for row in rows if row["data"] == name]
+            methods = dict.fromkeys(row["method"] for row in held)
+            study.dots(
+                ax, {m: [row["mean"] for row in held if row["method"] == m] for m in methods}
+            )
+            ax.set(xlabel="% right, mean over C4", title=name, xlim=(0, 100))
 
-Per cent, mean and standard deviation over {seeds} seeds. The prior took at most {seconds:.0f} s to
-fit. The guard says: {guard}
-"""
+
+def lost(rows: list[Row]) -> float:
+    """Points that the prior costs, on average."""
+    plain = [row["upright"] for row in rows if row["method"] == "plain"]
+    return mean(plain) - mean(row["mean"] for row in rows if row["method"] == "upright prior")
 
 
-def main() -> int:
+def main(given: list[str] | None = None) -> int:
     """The command line; 1 where the prior loses more than two points."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1500, help="of training")
-    parser.add_argument("--out", type=Path, help="write the page here")
-    parser.add_argument("--data", type=Path, help="a folder with MNIST's t10k files")
-    options = parser.parse_args()
-    runs = [study(seed, options.steps, options.data) for seed in range(options.seeds)]
-    lines = []
-    for name in runs[0][0]:
-        columns = list(zip(*[run[0][name] for run in runs], strict=True))
-        cells = ["–" if c[0] != c[0] else _spread(c) for c in columns[:4]]
-        lines.append(f"| {name} | {' | '.join(cells)} | {max(columns[4]):.0e} |")
-    page = PAGE.format(
-        seeds=options.seeds,
-        command=f"--seeds {options.seeds}" + (" --data FOLDER" if options.data else ""),
-        torch=torch.__version__.split("+")[0],
-        python=platform.python_version(),
-        table="\n".join(lines),
-        seconds=max(run[2] for run in runs),
-        guard=runs[0][1],
+    asked = study.asked(
+        __doc__,
+        given,
+        seeds=3,
+        quick="600 steps",
+        steps={"type": int, "default": 1500, "help": "of training"},
+        data={"type": Path, "help": "a folder with MNIST's t10k files"},
     )
-    print(page)
-    if options.out:
-        options.out.write_text(page)
-    lost = mean(run[0]["plain"][0] - run[0]["upright prior"][1] for run in runs)
-    return int(lost > 2)
-
-
-def _spread(values: tuple[float, ...]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:.1f}"
-    return f"{mean(values):.1f} ± {stdev(values):.1f}"
+    steps = min(asked.steps, 600) if asked.quick else asked.steps
+    done = {(row["data"], row["seed"]) for row in study.read(asked.json)}
+    name = DATA[asked.data is not None]
+    todo = [seed for seed in asked.seeds if (name, seed) not in done]
+    about = {name: {"steps": steps}}
+    rows = study.gathered(asked, todo, lambda seed: rows_of(seed, steps, asked.data), **about)
+    study.shown(asked, rows, table, figure)
+    return int(lost(rows) > 2)
 
 
 if __name__ == "__main__":

@@ -17,17 +17,15 @@ what the mass of the jet alone tells, which any invariant model can read.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from statistics import mean
 
+import study
 import torch
 from data import top_tagging
 from data.toy_jets import boosted, jets, mass
+from study import Row, spread
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, relu
 
@@ -35,7 +33,6 @@ import equiwrap as ew
 
 BETAS = (0.0, 0.3, 0.6, 0.9, 0.99)
 METHODS = ("plain", "boost augmentation", "Lorentz frame")
-Row = dict[str, Any]
 Jets = tuple[Tensor, Tensor]
 
 
@@ -159,15 +156,10 @@ def table(rows: list[Row]) -> str:
     lines.append(f"|--:|---|{'--:|' * (len(BETAS) + 1)}")
     for size, method in dict.fromkeys((r["jets"], r["method"]) for r in rows):
         held = [r for r in rows if (r["jets"], r["method"]) == (size, method)]
-        cells = [spread([r["accuracy"][i] for r in held], 1) for i in range(len(BETAS))]
-        last = spread([r["auc"] for r in held], 3)
+        cells = [spread([r["accuracy"][i] for r in held], ".1f") for i in range(len(BETAS))]
+        last = spread([r["auc"] for r in held], ".3f")
         lines.append(f"| {size} | {method} | {' | '.join(cells)} | {last} |")
     return "\n".join([*lines, "", *verdicts(rows)])
-
-
-def spread(found: list[float], digits: int) -> str:
-    sd = f" ± {stdev(found):.{digits}f}" if len(found) > 1 else ""
-    return f"{mean(found):.{digits}f}{sd}"
 
 
 def verdicts(rows: list[Row]) -> list[str]:
@@ -187,70 +179,46 @@ def verdicts(rows: list[Row]) -> list[str]:
 
 def figure(rows: list[Row], path: Path) -> None:
     """Percent right against β: the mean, and the range over seeds."""
-    import matplotlib.pyplot as plt
+    sizes, at = list(dict.fromkeys(r["jets"] for r in rows)), range(len(BETAS))
+    grid = {"ncols": len(sizes), "sharey": True, "squeeze": False}
+    with study.drawn(path, (4.2 * len(sizes), 3.4), **grid) as axes:
+        for ax, size in zip(axes[0], sizes, strict=True):
+            for method in ("mass only", *METHODS):
+                held = [r["accuracy"] for r in rows if (r["jets"], r["method"]) == (size, method)]
+                each = list(zip(*held, strict=True))
+                style = "--" if method == "mass only" else "-o"
+                (line,) = ax.plot(at, [mean(e) for e in each], style, ms=4, label=method)
+                low, high = [min(e) for e in each], [max(e) for e in each]
+                ax.fill_between(at, low, high, alpha=0.2, color=line.get_color())
+            ax.set(xticks=at, xticklabels=BETAS, xlabel="β of the boost of the test jets")
+            ax.set_title(f"{size} training jets (toy)", fontsize=10)
+        axes[0, 0].set_ylabel("% right")
+        axes[0, 0].legend(fontsize=8, loc="center left")
 
-    plt.rcParams["svg.fonttype"] = "none"
-    sizes = list(dict.fromkeys(r["jets"] for r in rows))
-    _, axes = plt.subplots(
-        1, len(sizes), figsize=(4.2 * len(sizes), 3.4), sharey=True, squeeze=False
+
+def main(given: list[str] | None = None) -> list[Row]:
+    asked = study.asked(
+        __doc__,
+        given,
+        seeds=4,
+        quick="few jets, few steps",
+        data={"type": Path, "help": "a file of the top tagging reference set"},
+        constituents={"type": int, "default": 40, "help": "read from the file, per jet"},
     )
-    for ax, size in zip(axes[0], sizes, strict=True):
-        for method in ("mass only", *METHODS):
-            held = [r["accuracy"] for r in rows if (r["jets"], r["method"]) == (size, method)]
-            each = list(zip(*held, strict=True))
-            style = "--" if method == "mass only" else "-o"
-            (line,) = ax.plot(range(len(BETAS)), [mean(e) for e in each], style, ms=4, label=method)
-            low, high = [min(e) for e in each], [max(e) for e in each]
-            ax.fill_between(range(len(BETAS)), low, high, alpha=0.2, color=line.get_color())
-        ax.set(
-            xticks=range(len(BETAS)), xticklabels=BETAS, xlabel="β of the boost of the test jets"
-        )
-        ax.set_title(f"{size} training jets (toy)", fontsize=10)
-    axes[0, 0].set_ylabel("% right")
-    axes[0, 0].legend(fontsize=8, loc="center left")
-    plt.tight_layout()
-    plt.savefig(path)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    config = Config(seeds=tuple(asked.seeds))
+    if asked.quick:
+        config = replace(config, sizes=(500,), steps=400)
+    if asked.data:
+        config = replace(config, constituents=asked.constituents)
+    done = {row["seed"] for row in study.read(asked.json)}
+    rows = study.gathered(
+        asked,
+        [seed for seed in config.seeds if seed not in done],
+        lambda seed: seed_of(*sets(asked, config, seed), config, seed),
+        config={k: v for k, v in asdict(config).items() if k != "seeds"},
     )
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--quick", action="store_true", help="one seed, few jets, few steps")
-    parser.add_argument("--data", type=Path, help="a file of the top tagging reference set")
-    parser.add_argument("--constituents", type=int, default=40, help="read from the file, per jet")
-    parser.add_argument("--json", type=Path, help="results by seed: written, and gone on with")
-    parser.add_argument("--table", action="store_true", help="print the file's table, run nothing")
-    parser.add_argument("--figure", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    config = Config(seeds=tuple(range(args.seeds)))
-    if args.quick:
-        config = replace(config, sizes=(500,), seeds=(0,), steps=400)
-    if args.data:
-        config = replace(config, constituents=args.constituents)
-    rows = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
-    done, begun = {row["seed"] for row in rows}, time.perf_counter()
-    for seed in progress([] if args.table else [s for s in config.seeds if s not in done]):
-        rows += seed_of(*sets(args, config, seed), config, seed)
-        if args.json:
-            lines = ",\n".join(json.dumps(row) for row in rows)
-            args.json.write_text(
-                f'{{"config": {json.dumps(asdict(config))}, "rows": [\n{lines}\n]}}\n'
-            )
-    print(f"{table(rows)}\n\n{time.perf_counter() - begun:.0f} s")
-    if args.figure:
-        figure(rows, args.figure)
-
-
-def progress(items: list[int]) -> Any:
-    """A bar on stderr where tqdm is installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return items
-    return tqdm(items, file=sys.stderr, unit="seed", disable=not items)
+    study.shown(asked, rows, table, figure)
+    return rows
 
 
 if __name__ == "__main__":

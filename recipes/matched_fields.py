@@ -1,6 +1,6 @@
 """Hidden channels at rest, regular by fiat, or matched to data: the error right after a hard snap.
 
-    python recipes/matched_fields.py --out matched.md            # about ten minutes on one core
+    python recipes/matched_fields.py --json matched.json         # some minutes on one core
     python recipes/matched_fields.py --quick                     # one seed, small, a minute
     python recipes/matched_fields.py --anneal 400                # and trained on, towards exactness
 
@@ -14,13 +14,12 @@ same search on shuffled channels; the same figures for the network before traini
 from __future__ import annotations
 
 import argparse
-import platform
-import sys
-import time
 from pathlib import Path
 
+import study
 import torch
 import torch.nn.functional as F
+from study import Row, spread
 from torch import Tensor, nn
 
 import equiwrap as ew
@@ -97,7 +96,7 @@ def anneal(net: nn.Module, hidden: str, data: tuple[Tensor, ...], steps: int) ->
     return error(soft.equiwrap.fold(0.0), there, wanted)
 
 
-def run(seed: int, args: argparse.Namespace) -> dict[str, float]:
+def run(seed: int, args: argparse.Namespace) -> Row:
     """One seed: every column."""
     torch.manual_seed(seed)
     draw = torch.Generator().manual_seed(seed)
@@ -105,7 +104,7 @@ def run(seed: int, args: argparse.Namespace) -> dict[str, float]:
     there, wanted = step(256, draw)
     net = network(args.width)
     signature = Signature.parse(GRID, parse_group("C4"))
-    row: dict[str, float] = {}
+    row: Row = {"seed": seed}
     for name in ("untrained", "trained"):
         if name == "trained":
             train(net, x, y, args.steps, draw)
@@ -123,50 +122,45 @@ def run(seed: int, args: argparse.Namespace) -> dict[str, float]:
         kept = {key: value.clone() for key, value in net.state_dict().items()}
         row[f"{hidden} annealed"] = anneal(net, hidden, (x, y, there, wanted), args.anneal)
         net.load_state_dict(kept)
-    return row
+    return study.short(row, 5)
 
 
-def table(rows: list[dict[str, float]]) -> str:
+def table(rows: list[Row]) -> str:
     """Every column with its mean, deviation and values."""
     lines = ["| | mean ± sd | by seed |", "|---|--:|---|"]
-    for key in rows[0]:
-        values = torch.tensor([row[key] for row in rows])
-        spread = f" ± {float(values.std()):.2g}" if len(rows) > 1 else ""
-        each = " · ".join(f"{float(v):.3g}" for v in values)
-        lines.append(f"| {key} | {float(values.mean()):.3g}{spread} | {each} |")
+    for key in [key for key in rows[0] if key != "seed"]:
+        values = [row[key] for row in rows]
+        each = " · ".join(f"{value:.3g}" for value in values)
+        lines.append(f"| {key} | {spread(values, '.3g', '.2g')} | {each} |")
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+def figure(rows: list[Row], path: Path) -> None:
+    """The errors before, right after the snap, and after annealing, a dot a seed."""
+    names = ["before", *MODES, *(f"{mode} annealed" for mode in MODES)]
+    with study.drawn(path, (6, 2.8)) as ax:
+        study.dots(ax, {n: [row[n] for row in rows] for n in names if n in rows[0]})
+        ax.set(xscale="log", xlabel="nMSE on fresh data (simulated)")
+
+
+def main(given: list[str] | None = None) -> list[Row]:
+    asked = study.asked(
+        __doc__,
+        given,
+        seeds=5,
+        quick="width 16, 300 steps",
+        width={"type": int, "default": 32},
+        steps={"type": int, "default": 1500},
+        anneal={"type": int, "default": 0},
     )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--anneal", type=int, default=0)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    if args.quick:
-        args.seeds, args.width, args.steps = 1, 16, 300
-    torch.set_num_threads(1)
-    start, rows = time.time(), []
-    for seed in range(args.seeds):
-        rows.append(run(seed, args))
-        print(
-            f"seed {seed}: ratio {rows[-1]['ratio']:.2f}, {time.time() - start:.0f} s",
-            file=sys.stderr,
-        )
-    head = (
-        f"`python recipes/matched_fields.py --width {args.width} --steps {args.steps} --seeds "
-        f"{args.seeds} --anneal {args.anneal}`, torch {torch.__version__.split('+')[0]}, Python "
-        f"{platform.python_version()}, CPU, one thread, {time.time() - start:.0f} s."
-    )
-    text = f"{head}\n\n{table(rows)}\n"
-    print(text)
-    if args.out:
-        args.out.write_text(text)
+    if asked.quick:
+        asked.width, asked.steps = 16, 300
+    done = {row["seed"] for row in study.read(asked.json)}
+    todo = [seed for seed in asked.seeds if seed not in done]
+    config = {key: getattr(asked, key) for key in ("width", "steps", "anneal")}
+    rows = study.gathered(asked, todo, lambda seed: [run(seed, asked)], config=config)
+    study.shown(asked, rows, table, figure)
+    return rows
 
 
 if __name__ == "__main__":

@@ -13,14 +13,15 @@ Source of the set-up: Maass and Fontbona 2024 (arXiv 2405.19995); rates and hori
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
+import study
 import torch
+from study import Row, progress, spread
 from torch import Tensor, nn
 
 import equiwrap as ew
@@ -110,26 +111,13 @@ def train(s: Setting, method: str, kind: str, n: int, seed: int) -> tuple[float,
     return rmd(theta, target.projector(theta)), error
 
 
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation."""
-    return f"{mean(values):.1e} ± {stdev(values) if len(values) > 1 else 0:.0e}"
-
-
-def study(s: Setting, seeds: int, said: Callable[[str], None]) -> list[dict[str, object]]:
+def rows_of(s: Setting, seeds: list[int]) -> list[Row]:
     """Every teacher, method and size."""
-    rows: list[dict[str, object]] = []
-    for kind in TEACHERS:
-        said(f"\n| {kind} teacher | " + " | ".join(f"N = {n}" for n in s.sizes) + " | test MSE |")
-        said("|---|" + "--:|" * (len(s.sizes) + 1))
-        for method in METHODS:
-            found = [[train(s, method, kind, n, seed) for seed in range(seeds)] for n in s.sizes]
-            cells = [spread([r for r, _ in each]) for each in found]
-            said(f"| {method} | {' | '.join(cells)} | {spread([e for _, e in found[-1]])} |")
-            rows += [
-                {"teacher": kind, "method": method, "N": n, "rmd": [r for r, _ in each],
-                 "mse": [e for _, e in each]}
-                for n, each in zip(s.sizes, found, strict=True)
-            ]  # fmt: skip
+    rows = []
+    for kind, method, n in progress(list(product(TEACHERS, METHODS, s.sizes)), "size", "students"):
+        found = [train(s, method, kind, n, seed) for seed in seeds]
+        rmds, errors = zip(*found, strict=True)
+        rows.append({"teacher": kind, "method": method, "N": n, "rmd": rmds, "mse": errors})
     return rows
 
 
@@ -184,47 +172,53 @@ def staircase(d: int, seed: int) -> str:
     return f"| {d} | {seed} | {steps} | {len(basis)} | {d} | {share:.3f} |"
 
 
-def figure(rows: list[dict[str, object]], path: Path) -> None:
+# -- printing --------------------------------------------------------------------------------------
+
+
+def table(found: Row) -> str:
+    """RMD² by N, a part for each teacher, and the staircases."""
+    sizes = list(dict.fromkeys(row["N"] for row in found["rows"]))
+    lines = []
+    for kind in TEACHERS:
+        lines += [f"| {kind} teacher | {' | '.join(f'N = {n}' for n in sizes)} | test MSE |"]
+        lines += ["|---|" + "--:|" * (len(sizes) + 1)]
+        for method in METHODS:
+            held = [r for r in found["rows"] if (r["teacher"], r["method"]) == (kind, method)]
+            every = [*(r["rmd"] for r in held), held[-1]["mse"]]
+            cells = [spread(values, ".1e", ".0e") for values in every]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+        lines.append("")
+    lines += ["| d | seed | RMD² before each step | dimension | of E^G | energy outside |"]
+    return "\n".join([*lines, "|--:|--:|---|--:|--:|--:|", *found["stairs"]])
+
+
+def figure(found: Row, path: Path) -> None:
     """RMD² against N."""
-    from matplotlib import pyplot
-
-    _, axes = pyplot.subplots(1, 2, figsize=(8, 3), sharey=True)
-    for ax, kind in zip(axes, TEACHERS, strict=True):
-        for method in METHODS[:3]:
-            mine = [r for r in rows if r["teacher"] == kind and r["method"] == method]
-            ax.loglog([r["N"] for r in mine], [mean(r["rmd"]) for r in mine], "o-", label=method)
-        ax.set(title=f"{kind} teacher", xlabel="particles N")
-    axes[0].set_ylabel("RMD²")
-    axes[0].legend()
-    pyplot.tight_layout()
-    pyplot.savefig(path)
+    with study.drawn(path, (8, 3), ncols=2, sharey=True) as axes:
+        for ax, kind in zip(axes, TEACHERS, strict=True):
+            for method in METHODS[:3]:
+                mine = [r for r in found["rows"] if (r["teacher"], r["method"]) == (kind, method)]
+                ax.loglog(
+                    [r["N"] for r in mine], [mean(r["rmd"]) for r in mine], "o-", label=method
+                )
+            ax.set(title=f"{kind} teacher", xlabel="particles N")
+        axes[0].set_ylabel("RMD²")
+        axes[0].legend()
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> Row:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--quick", action="store_true", help="two seeds, N up to 20, d = 2")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--figure", type=Path)
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    setting = Setting(sizes=(5, 20)) if asked.quick else Setting()
-    rows = study(setting, 2 if asked.quick else asked.seeds, lambda s: print(s, flush=True))
-    print("\n| d | seed | RMD² before each step | dimension | of E^G | energy outside |")
-    print("|--:|--:|---|--:|--:|--:|")
-    lines = [
-        staircase(d, seed)
-        for d in ((2,) if asked.quick else (2, 3))
-        for seed in range(2 if asked.quick else 5)
-    ]
-    print("\n".join(lines))
-    if asked.json:
-        asked.json.write_text(
-            json.dumps({"rows": rows, "stairs": lines}, ensure_ascii=False) + "\n"
-        )
-    if asked.figure:
-        figure(rows, asked.figure)
+    asked = study.asked(__doc__, given, seeds=6, few=2, quick="N up to 20, d = 2")
+    if asked.table:
+        found = json.loads(asked.json.read_text())
+    else:
+        rows = rows_of(Setting(sizes=(5, 20)) if asked.quick else Setting(), asked.seeds)
+        steps = product((2,), range(2)) if asked.quick else product((2, 3), range(5))
+        lines = [staircase(d, seed) for d, seed in progress(list(steps), "run", "staircases")]
+        found = {"rows": rows, "stairs": lines}
+        study.write(asked.json, **found)
+    study.shown(asked, found, table, figure)
+    return found
 
 
 if __name__ == "__main__":

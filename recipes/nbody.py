@@ -15,26 +15,25 @@ line above it, averaged over the eight signs of its principal axes after trainin
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
+import study
 import torch
 from data.nbody import Particles, trajectories
-from nbody_models import EGNN, Absolute, progress
+from nbody_models import EGNN, Absolute
+from study import Row, spread
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 import equiwrap as ew
 
 SIGNATURE = "b n p, b n v, b n 1 -> b n p"
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def train(method: str, data: Particles, test: Particles, config: Config, seed: i
     steps = config.epochs * (len(data) // config.batch)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     curve = {}
-    for epoch in progress(config.epochs, method):
+    for epoch in study.progress(range(config.epochs), "epoch", method):
         model.train()
         for pick in torch.randperm(len(data), generator=rng).split(config.batch):
             batch = augmented(data[pick], method, rng)
@@ -208,9 +207,7 @@ def cell(held: list[Row], column: str) -> str:
         return f"{mean(r['far'] / r['mse_some'] for r in held):.4g}" if found else ""
     if column in ("turned", "shifted", "permuted", "shift64"):
         return f"{max(found):.0e}"
-    digits = 0 if column == "seconds" else 4
-    sd = f" ± {stdev(found):.{digits}f}" if len(found) > 1 else ""
-    return f"{mean(found):.{digits}f}{sd}"
+    return spread(found, ".0f" if column == "seconds" else ".4f")
 
 
 def learnt(rows: list[Row]) -> list[Row]:
@@ -232,66 +229,49 @@ def curves(rows: list[Row]) -> str:
 
 def figure(rows: list[Row], path: Path) -> None:
     """Learning curves: the mean over seeds, and their range."""
-    import matplotlib.pyplot as plt
-
-    plt.rcParams["svg.fonttype"] = "none"
     size = min(r["train"] for r in rows)
     held = learnt([r for r in rows if r["train"] == size])
-    _, ax = plt.subplots(figsize=(7.4, 4))
-    for method in dict.fromkeys(r["method"] for r in held):
-        each = [r["curve"] for r in held if r["method"] == method]
-        at = sorted(map(int, each[0]))
-        found = [[c[str(p)] for c in each] for p in at]
-        dashes = "--" if method in LEARNT else "-"
-        (line,) = ax.plot(at, list(map(mean, found)), dashes, marker="o", ms=3, label=method)
-        low, high = list(map(min, found)), list(map(max, found))
-        ax.fill_between(at, low, high, alpha=0.08, color=line.get_color())
-    ax.set(yscale="log", xlabel="epoch", ylabel="MSE on test simulations")
-    ax.set_title(f"Charged particles (simulated), {size} training simulations", fontsize=10)
-    ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
-    plt.tight_layout()
-    plt.savefig(path)
-
-
-def arguments(given: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
-    parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
-    parser.add_argument("--quick", action="store_true", help="one seed, few simulations")
-    parser.add_argument("--published", action="store_true", help="sizes of the published protocol")
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="results by seed and method: gone on with")
-    parser.add_argument("--table", action="store_true", help="print the file's table, run nothing")
-    parser.add_argument("--figure", type=Path)
-    return parser.parse_args(given)
+    with study.drawn(path, (7.4, 4)) as ax:
+        for method in dict.fromkeys(r["method"] for r in held):
+            each = [r["curve"] for r in held if r["method"] == method]
+            at = sorted(map(int, each[0]))
+            found = [[c[str(p)] for c in each] for p in at]
+            dashes = "--" if method in LEARNT else "-"
+            (line,) = ax.plot(at, list(map(mean, found)), dashes, marker="o", ms=3, label=method)
+            low, high = list(map(min, found)), list(map(max, found))
+            ax.fill_between(at, low, high, alpha=0.08, color=line.get_color())
+        ax.set(yscale="log", xlabel="epoch", ylabel="MSE on test simulations")
+        ax.set_title(f"Charged particles (simulated), {size} training simulations", fontsize=10)
+        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def main(given: list[str] | None = None) -> list[Row]:
-    args = arguments(given)
-    config = replace(PUBLISHED if args.published else Config(), epochs=args.epochs)
-    seeds = [int(s) for s in args.seeds.split(",")]
-    if args.quick:
-        config, seeds = replace(config, train=300, test=200, epochs=20, width=32, rounds=2), [0]
-    rows = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
-    done = {(row["train"], row["seed"], row["method"]) for row in rows}
-    for seed in [] if args.table else seeds:
-        wanted = [m for m in args.methods.split(";") if (config.train, seed, m) not in done]
-        for row in seed_of(config, seed, wanted, args.device) if wanted else []:
-            rows.append({"train": config.train, **row})
-            if args.json:
-                lines = ",\n".join(json.dumps(r) for r in json.loads(json.dumps(rows)))
-                begin = f'{{"config": {json.dumps(asdict(config))}'
-                args.json.write_text(f'{begin}, "rows": [\n{lines}\n]}}\n')
-    rows = json.loads(json.dumps(rows))  # names of epochs as the file has them
-    print(table(rows))
-    if args.figure:
-        figure(rows, args.figure)
+    asked = study.asked(
+        __doc__,
+        given,
+        seeds=3,
+        quick="few simulations, few epochs",
+        methods={"default": ";".join(METHODS), "help": "separated by semicolons"},
+        published={"action": "store_true", "help": "sizes of the published protocol"},
+        epochs={"type": int, "default": 100},
+        device={"default": "cpu"},
+    )
+    config = replace(PUBLISHED if asked.published else Config(), epochs=asked.epochs)
+    if asked.quick:
+        config = replace(config, train=300, test=200, epochs=20, width=32, rounds=2)
+    done = {(row["train"], row["seed"], row["method"]) for row in study.read(asked.json)}
+
+    def rows_of(seed: int) -> Any:
+        every = asked.methods.split(";")
+        wanted = [m for m in every if (config.train, seed, m) not in done]
+        for row in seed_of(config, seed, wanted, asked.device) if wanted else ():
+            yield {"train": config.train, **row}
+
+    about = {"published" if asked.published else "config": asdict(config)}
+    rows = study.gathered(asked, asked.seeds, rows_of, **about)
+    study.shown(asked, rows, table, figure)
     return rows
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

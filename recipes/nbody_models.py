@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-__all__ = ["EGNN", "Absolute", "progress"]
+__all__ = ["EGNN", "Absolute"]
 
 
 class Messages(nn.Module):
@@ -91,12 +89,3 @@ def pairs(x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
 def others(x: Tensor) -> Tensor:
     """One where i ≠ j: `[n, n, 1]`."""
     return 1 - torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[..., None]
-
-
-def progress(count: int, label: str) -> Any:
-    """A bar on stderr where tqdm is installed."""
-    try:
-        from tqdm import trange
-    except ImportError:
-        return range(count)
-    return trange(count, desc=label, unit="epoch", leave=False)

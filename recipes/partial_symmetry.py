@@ -13,16 +13,16 @@ classifier is trained and tested inside an average over angles within ±θ (`fra
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
+import study
 import torch
 from sklearn.datasets import load_digits
 from soft.tasks import even, odd, turned
+from study import Row, progress, spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 
@@ -112,29 +112,13 @@ def fitted(eps: float, seed: int, n: int) -> dict[str, float]:
     }
 
 
-def sweep(n: int, seeds: int, said: Callable[[str], None]) -> list[dict[str, object]]:
-    """The table over ε."""
-    said(f"\nn = {n}, {seeds} seeds, mean ± sd of the test error\n")
-    said("| DEE | free | soft | hard | dial | soft ahead of both | MEE / DEE | λ | DEE, dial |")
-    said("|--:|" + "--:|" * 8)
-    rows: list[dict[str, object]] = []
-    for eps in SIZES:
-        found = [fitted(eps, seed, n) for seed in range(seeds)]
-        cells = [spread([f[k] for f in found]) for k in ("free", "soft", "hard", "dial")]
-        wins = sum(f["soft"] < min(f["free"], f["hard"]) for f in found)
-        ratio = f"{mean(f['MEE'] for f in found) / eps:.2f}" if eps else "–"
-        strength = sorted(f["λ"] for f in found)[seeds // 2]
-        said(
-            f"| {eps:g} | {' | '.join(cells)} | {wins} of {seeds} | {ratio} | {strength:.2g} | "
-            f"{mean(f['DEE by the dial'] for f in found):.2f} |"
-        )
-        rows.append({"n": n, "eps": eps, "runs": found})
-    return rows
-
-
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation."""
-    return f"{mean(values):.3f} ± {stdev(values) if len(values) > 1 else 0:.3f}"
+def sweep(sizes: tuple[int, ...], seeds: list[int]) -> list[list[Row]]:
+    """Every seed of every ε, a list for each n."""
+    todo = [(n, eps) for n in sizes for eps in SIZES]
+    found: dict[int, list[Row]] = {n: [] for n in sizes}
+    for n, eps in progress(todo, "size", "sweep"):
+        found[n].append({"n": n, "eps": eps, "runs": [fitted(eps, seed, n) for seed in seeds]})
+    return list(found.values())
 
 
 # -- digits in part of their orientations ----------------------------------------------------------
@@ -175,53 +159,75 @@ def accuracy(reach: int, seed: int, steps: int, count: int = 150) -> float:
         return 100 * float((net.eval()(tested).argmax(-1) == truth).float().mean())
 
 
-def reaches(seeds: int, steps: int, said: Callable[[str], None]) -> list[dict[str, object]]:
-    """The table over θ."""
-    said("\nTen digits, 150 to train, 400 to test, percent right\n")
-    said("| average over | " + " | ".join(f"±{a}°" if a else "none" for a in ANGLES) + " |")
-    said("|---|" + "--:|" * len(ANGLES))
-    rows = [{"reach": a, "right": [accuracy(a, s, steps) for s in range(seeds)]} for a in ANGLES]
-    cells = [f"{mean(r['right']):.1f} ± {stdev(r['right']) if seeds > 1 else 0:.1f}" for r in rows]
-    said("| right | " + " | ".join(cells) + " |")
-    return rows
+def reaches(seeds: list[int], steps: int) -> list[Row]:
+    """Every seed of every θ."""
+    return [
+        {"reach": angle, "right": [accuracy(angle, seed, steps) for seed in seeds]}
+        for angle in progress(ANGLES, "angle", "digits")
+    ]
 
 
-def figure(rows: list[dict[str, object]], path: Path) -> None:
-    """Test errors and MEE against DEE."""
-    from matplotlib import pyplot
-
-    _, axes = pyplot.subplots(1, 2, figsize=(8, 3))
-    eps = [r["eps"] for r in rows]
-    for name in ("free", "soft", "hard"):
-        axes[0].plot(eps, [mean(f[name] for f in r["runs"]) for r in rows], "o-", label=name)
-    axes[1].plot(eps, [mean(f["MEE"] for f in r["runs"]) for r in rows], "o-", label="soft")
-    axes[1].plot(eps, eps, "k:", label="MEE = DEE")
-    axes[0].set(xlabel="DEE", ylabel="test error")
-    axes[1].set(xlabel="DEE", ylabel="MEE")
-    for ax in axes:
-        ax.legend()
-    pyplot.tight_layout()
-    pyplot.savefig(path)
+# -- printing --------------------------------------------------------------------------------------
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10, help="of the sweep; digits have four")
-    parser.add_argument("--quick", action="store_true", help="two seeds, n = 240, 60 steps")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--figure", type=Path)
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    seeds = 2 if asked.quick else asked.seeds
-    rows = [sweep(n, seeds, print) for n in ((240,) if asked.quick else (60, 240, 1000))]
-    turns = reaches(1 if asked.quick else 4, 60 if asked.quick else 600, print)
-    if asked.json:
-        asked.json.write_text(
-            json.dumps({"sweep": rows, "digits": turns}, ensure_ascii=False) + "\n"
+HEAD = "| DEE | free | soft | hard | dial | soft ahead of both | MEE / DEE | λ | DEE, dial |"
+
+
+def table(found: Row) -> str:
+    """A part for each n of the sweep, and the digits."""
+    lines = ["Ten digits, 150 to train, 400 to test, percent right", ""]
+    lines += ["| average over | " + " | ".join(f"±{a}°" if a else "none" for a in ANGLES) + " |"]
+    lines += ["|---|" + "--:|" * len(ANGLES)]
+    lines += [f"| right | {' | '.join(spread(r['right'], '.1f') for r in found['digits'])} |"]
+    return "\n\n".join([*map(part_of, found["sweep"]), "\n".join(lines)])
+
+
+def part_of(rows: list[Row]) -> str:
+    """One n: a line an ε."""
+    seeds = len(rows[0]["runs"])
+    lines = [f"n = {rows[0]['n']}, {seeds} seeds, mean ± sd of the test error", ""]
+    lines += [HEAD, "|--:|" + "--:|" * 8]
+    for row in rows:
+        eps, runs = row["eps"], row["runs"]
+        cells = [spread([f[k] for f in runs], ".3f") for k in ("free", "soft", "hard", "dial")]
+        wins = sum(f["soft"] < min(f["free"], f["hard"]) for f in runs)
+        ratio = f"{mean(f['MEE'] for f in runs) / eps:.2f}" if eps else "–"
+        strength = sorted(f["λ"] for f in runs)[seeds // 2]
+        lines.append(
+            f"| {eps:g} | {' | '.join(cells)} | {wins} of {seeds} | {ratio} | {strength:.2g} | "
+            f"{mean(f['DEE by the dial'] for f in runs):.2f} |"
         )
-    if asked.figure:
-        figure(rows[-1 if asked.quick else 1], asked.figure)
+    return "\n".join(lines)
+
+
+def figure(found: Row, path: Path) -> None:
+    """Test errors and MEE against DEE, in the middle n."""
+    rows = found["sweep"][len(found["sweep"]) // 2]
+    eps = [r["eps"] for r in rows]
+    with study.drawn(path, (8, 3), ncols=2) as axes:
+        for name in ("free", "soft", "hard"):
+            axes[0].plot(eps, [mean(f[name] for f in r["runs"]) for r in rows], "o-", label=name)
+        axes[1].plot(eps, [mean(f["MEE"] for f in r["runs"]) for r in rows], "o-", label="soft")
+        axes[1].plot(eps, eps, "k:", label="MEE = DEE")
+        axes[0].set(xlabel="DEE", ylabel="test error")
+        axes[1].set(xlabel="DEE", ylabel="MEE")
+        for ax in axes:
+            ax.legend()
+
+
+def main(given: list[str] | None = None) -> Row:
+    """The command line; digits have four seeds at most."""
+    asked = study.asked(__doc__, given, seeds=10, few=2, quick="n = 240, 60 steps")
+    if asked.table:
+        found = json.loads(asked.json.read_text())
+    else:
+        swept = sweep((240,) if asked.quick else (60, 240, 1000), asked.seeds)
+        few, steps = (1, 60) if asked.quick else (4, 600)
+        found = {"sweep": swept, "digits": reaches(asked.seeds[:few], steps)}
+        if asked.json:
+            asked.json.write_text(json.dumps(found, ensure_ascii=False) + "\n")
+    study.shown(asked, found, table, figure)
+    return found
 
 
 if __name__ == "__main__":

@@ -17,17 +17,16 @@ their circulation zero, and is their work along a path the difference of the ene
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
+import study
 import torch
 from data.clusters import Clusters, clusters
 from relaxed_models import Potential, laws, predict
+from study import Row, spread
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, smooth_l1_loss
 from torch_geometric.data import Batch, Data
@@ -44,7 +43,6 @@ LAWS = {
     "work": "work + difference of E",
     "jump": "largest jump of E",
 }
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def train(method: str, data: list[Data], config: Config, seed: int) -> nn.Module
     model, rng = built(method, config), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), config.rate)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    for _ in progress(config.steps, method):
+    for _ in study.progress(range(config.steps), "step", method):
         pick = torch.randint(len(data), (config.batch,), generator=rng).tolist()
         batch = Batch.from_data_list([data[i] for i in pick])
         pos = moved(batch, rng) if "augmentation" in method else batch.pos
@@ -170,79 +168,39 @@ def table(rows: list[Row]) -> str:
     for method in dict.fromkeys(r["method"] for r in rows):
         held = [r for r in rows if r["method"] == method]
         change = f"{max(r['change'] for r in held):.0e}" if "change" in held[0] else ""
-        cells = [
-            spread(held, "mae", 4),
-            spread(held, "mae_moved", 4),
-            change,
-            spread(held, "seconds", 0),
-        ]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
+        cells = [spread([r[key] for r in held], ".4f") for key in ("mae", "mae_moved")]
+        spent = spread([r["seconds"] for r in held], ".0f") if "seconds" in held[0] else ""
+        lines.append(f"| {method} | {' | '.join([*cells, change, spent])} |")
         if "work" in held[0]:
             worst = [f"{max(r[key] for r in held):.0e}" for key in LAWS]
             kept.append(f"| {method} | {' | '.join(worst)} |")
     return "\n".join([*lines, "", *kept])
 
 
-def spread(held: list[Row], key: str, digits: int) -> str:
-    found = [r[key] for r in held if key in r]
-    sd = f" ± {stdev(found):.{digits}f}" if len(found) > 1 else ""
-    return f"{mean(found):.{digits}f}{sd}" if found else ""
-
-
 def figure(rows: list[Row], path: Path) -> None:
     """The predicted energies of the first seed along the path on which one frame jumps most."""
-    import matplotlib.pyplot as plt
-
-    plt.rcParams["svg.fonttype"] = "none"
     held = [r for r in rows if r["seed"] == rows[0]["seed"] and r["method"] in FRAMES]
     jumps = held[0]["jumps"]
-    _, ax = plt.subplots(figsize=(6, 3.4))
-    for row in held:
-        e = row["paths"][jumps.index(max(jumps))]
-        ax.plot([i / (len(e) - 1) for i in range(len(e))], e, ".-", ms=3, label=row["method"])
-    ax.set(xlabel="along a segment of positions", ylabel="predicted energy, ε")
-    ax.set_title("Two E(3)-invariant energies (simulated clusters)", fontsize=10)
-    ax.legend(fontsize=8)
-    plt.tight_layout()
-    plt.savefig(path)
+    with study.drawn(path, (6, 3.4)) as ax:
+        for row in held:
+            e = row["paths"][jumps.index(max(jumps))]
+            ax.plot([i / (len(e) - 1) for i in range(len(e))], e, ".-", ms=3, label=row["method"])
+        ax.set(xlabel="along a segment of positions", ylabel="predicted energy, ε")
+        ax.set_title("Two E(3)-invariant energies (simulated clusters)", fontsize=10)
+        ax.legend(fontsize=8)
 
 
 def main(given: list[str] | None = None) -> list[Row]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
-    parser.add_argument("--quick", action="store_true", help="one seed, few clusters, few steps")
-    parser.add_argument("--json", type=Path, help="results by seed: written, and gone on with")
-    parser.add_argument("--table", action="store_true", help="print the file's table, run nothing")
-    parser.add_argument("--figure", type=Path)
-    args = parser.parse_args(given)
-    config, seeds = Config(), [int(s) for s in args.seeds.split(",")]
-    if args.quick:
-        seeds = [0]
+    asked = study.asked(__doc__, given, seeds=3, quick="few clusters, few steps")
+    config = Config()
+    if asked.quick:
         config = replace(config, train=300, test=100, steps=100, paths=2, points=101)
-    rows = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
-    done = {row["seed"] for row in rows}
-    for seed in [] if args.table else [s for s in seeds if s not in done]:
-        rows += seed_of(config, seed)
-        if args.json:
-            lines, about = ",\n".join(map(json.dumps, rows)), json.dumps(asdict(config))
-            args.json.write_text(f'{{"config": {about}, "rows": [\n{lines}\n]}}\n')
-    print(table(rows))
-    if args.figure:
-        figure(rows, args.figure)
+    done = {row["seed"] for row in study.read(asked.json)}
+    todo = [seed for seed in asked.seeds if seed not in done]
+    rows = study.gathered(asked, todo, lambda s: seed_of(config, s), config=asdict(config))
+    study.shown(asked, rows, table, figure)
     return rows
 
 
-def progress(count: int, label: str) -> Any:
-    """A bar on stderr where tqdm is installed."""
-    try:
-        from tqdm import trange
-    except ImportError:
-        return range(count)
-    return trange(count, desc=label, unit="step", leave=False)
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

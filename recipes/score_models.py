@@ -14,15 +14,13 @@ form. Results go into the file seed by seed, so that a run that was stopped goes
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import study
 import torch
 from data.mixtures import Mixture, law, noisy, schedule
 from score_methods import (
@@ -36,13 +34,14 @@ from score_methods import (
     turned,
     wrapped,
 )
+from study import Row, spread
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, one_hot
 
 import equiwrap as ew
 
+KEYS = {"W1": "W1", "score": "score error"}
 FLOORS = ("the exact score", "fresh points of the law")  # no network; no sampler either
-Row = dict[str, Any]
 
 
 @torch.no_grad()
@@ -121,15 +120,6 @@ def seed_of(task: str, config: Config, seed: int) -> Row:
     return {"task": task, "seed": seed, "methods": found, "identity": promised}
 
 
-def short(item: Any) -> Any:
-    """Four digits, for a small file."""
-    if isinstance(item, dict):
-        return {key: short(value) for key, value in item.items()}
-    if isinstance(item, (list, tuple)):
-        return [short(value) for value in item]
-    return float(f"{item:.4g}") if isinstance(item, float) else item
-
-
 # -- printing --------------------------------------------------------------------------------------
 
 
@@ -143,7 +133,8 @@ def table(rows: list[Row]) -> str:
         how, frame = METHODS.get(method, ("no", None))
         calls = "–" if method in FLOORS else "B"
         calls = f"{order} B" if how in ("all", "each") or frame == "whole" else calls
-        cells = [spread(rows, method, key) for key in ("W1", "score", "EE", "imbalance")]
+        found = [values(rows, method, key) for key in ("W1", "score", "EE", "imbalance")]
+        cells = [spread(each, ".3g", ".2g") for each in found]
         lines.append(f"| {method} | {calls} | {' | '.join(cells)} |")
     lines += ["", "| ‖f − Qf‖² and the fall of the error | promised | found | worst seed |"]
     lines += ["|---|--:|--:|--:|"]
@@ -162,17 +153,10 @@ def values(rows: list[Row], method: str, key: str) -> list[float]:
     return [row["methods"][method][key] for row in rows if key in row["methods"][method]]
 
 
-def spread(rows: list[Row], method: str, key: str) -> str:
-    found = values(rows, method, key)
-    if not found:
-        return "–"
-    return f"{mean(found):.3g}" + (f" ± {stdev(found):.2g}" if len(found) > 1 else "")
-
-
 def against(rows: list[Row], other: str) -> str:
     """The averaged score beside another method, seed by seed."""
     said = []
-    for key, name in (("W1", "W1"), ("score", "score error")):
+    for key, name in KEYS.items():
         pairs = zip(values(rows, "averaged", key), values(rows, other, key), strict=True)
         gaps = [b - a for a, b in pairs]
         sd = stdev(gaps) if len(gaps) > 2 else 0.0
@@ -184,74 +168,48 @@ def against(rows: list[Row], other: str) -> str:
 
 def figure(rows: list[Row], path: Path) -> None:
     """A dot a seed, a bar at the mean: W1 and the error of the score, a column a task."""
-    import matplotlib.pyplot as plt
-
-    plt.rcParams["svg.fonttype"] = "none"
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
-    _, axes = plt.subplots(
-        2, len(tasks), figsize=(4.6 * len(tasks), 5.6), sharey=True, squeeze=False
+    grid = {"nrows": 2, "ncols": len(tasks), "sharey": True, "squeeze": False}
+    with study.drawn(path, (4.6 * len(tasks), 5.6), **grid) as axes:
+        for column, task in enumerate(tasks):
+            held = [row for row in rows if row["task"] == task]
+            names = [m for m in held[0]["methods"] if m not in FLOORS]
+            for ax, key, said in zip(axes[:, column], KEYS, KEYS.values(), strict=True):
+                study.dots(ax, {m: values(held, m, key) for m in names})
+                if key == "W1":
+                    ax.axvline(mean(values(held, FLOORS[0], key)), color="0.6", ls=":")
+                ax.set(xlabel=f"{said}, {task} (simulated)")
+
+
+def study_of(rows: list[Row]) -> str:
+    """Markdown: every task that was run."""
+    parts = [[row for row in rows if row["task"] == task] for task in TASKS]
+    return "\n\n".join(table(sorted(part, key=lambda r: r["seed"])) for part in parts if part)
+
+
+def main(given: list[str] | None = None) -> list[Row]:
+    asked = study.asked(
+        __doc__,
+        given,
+        seeds=6,
+        quick="a tenth of the steps",
+        task={"choices": [*TASKS, "all"], "default": "all"},
     )
-    for column, task in enumerate(tasks):
-        held = [row for row in rows if row["task"] == task]
-        names = [m for m in held[0]["methods"] if m not in FLOORS]
-        for ax, key, name in zip(
-            axes[:, column], ("W1", "score"), ("W1", "score error"), strict=True
-        ):
-            dots = [(v, y) for y, m in enumerate(names) for v in values(held, m, key)]
-            ax.plot(*zip(*dots, strict=True), "o", ms=5, mew=0)
-            means = [mean(values(held, m, key)) for m in names]
-            ax.plot(means, range(len(names)), "|", ms=14, color="black")
-            if key == "W1":
-                ax.axvline(mean(values(held, FLOORS[0], key)), color="0.6", ls=":")
-            ax.set(
-                yticks=range(len(names)), yticklabels=names, xlabel=f"{name}, {task} (simulated)"
-            )
-    axes[0, 0].invert_yaxis()
-    plt.tight_layout()
-    plt.savefig(path)
+    done = {(row["task"], row["seed"]) for row in study.read(asked.json)}
+    names = TASKS if asked.task == "all" else [asked.task]
+    todo = [(task, seed) for task in names for seed in asked.seeds if (task, seed) not in done]
 
+    def timed(item: tuple[str, int]) -> list[Row]:
+        task, seed = item
+        config, begun = TASKS[task], time.perf_counter()
+        if asked.quick:
+            config = replace(config, steps=500, decay=0.99, samples=500)
+        row = study.short(seed_of(task, config, seed))
+        return [row | {"config": asdict(config), "seconds": round(time.perf_counter() - begun)}]
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--task", choices=[*TASKS, "all"], default="all")
-    parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--quick", action="store_true", help="one seed, a tenth of the steps")
-    parser.add_argument("--json", type=Path, help="read and written: results by task and seed")
-    parser.add_argument("--table", action="store_true", help="print the file's tables, run nothing")
-    parser.add_argument("--figure", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    held = json.loads(args.json.read_text()) if args.json and args.json.exists() else []
-    todo = [
-        (task, replace(config, steps=500, decay=0.99, samples=500) if args.quick else config, seed)
-        for task, config in TASKS.items()
-        for seed in range(1 if args.quick else args.seeds)
-        if args.task in (task, "all")
-        and not any(r["task"] == task and r["seed"] == seed for r in held)
-    ]
-    for task, config, seed in progress([] if args.table else todo):
-        begun = time.perf_counter()
-        row = short(seed_of(task, config, seed))
-        held.append(row | {"config": asdict(config), "seconds": round(time.perf_counter() - begun)})
-        if args.json:
-            lines = ",\n".join(json.dumps(r, ensure_ascii=False) for r in held)
-            args.json.write_text(f"[\n{lines}\n]\n")
-    for task in TASKS:
-        if rows := sorted((r for r in held if r["task"] == task), key=lambda r: r["seed"]):
-            print(table(rows), end="\n\n")
-    if args.figure:
-        figure(held, args.figure)
-
-
-def progress(items: list[Any]) -> Any:
-    """A bar on stderr where tqdm is installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return items
-    return tqdm(items, file=sys.stderr, unit="seed", disable=not items)
+    rows = study.gathered(asked, todo, timed)
+    study.shown(asked, rows, study_of, figure)
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does `steer=True` find the λ that a sweep finds? Data whose symmetry is partial, simulated.
 
-    python recipes/steering.py --json docs/assets/steering.json
+    python recipes/steering.py --json docs/assets/steering.json --figure docs/assets/steering.svg
     python recipes/steering.py --quick
 
 Linear: y = ⟨W, x⟩ + noise on normal images 7 × 7, W = C4-symmetric + ε · asymmetric, one kernel to
@@ -13,15 +13,15 @@ controller trains once, from λ = 0.01, and moves λ each epoch by α* on the sa
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import study
 import torch
 from soft import tasks
+from study import Row, spread
 from torch import Tensor, nn
 
 import equiwrap as ew
@@ -90,7 +90,7 @@ def model_of(s: Setting, seed: int, x: Tensor) -> nn.Module:
     return ew.equivariantize(net, "C4", asked[0], method="penalize", hidden=asked[1], example=x[:4])
 
 
-def train(s: Setting, seed: int, strength: float, steer: bool) -> dict[str, object]:
+def train(s: Setting, seed: int, strength: float, steer: bool) -> dict[str, Any]:
     """One training: λ at its end, the losses, and the log."""
     trained, held, tested = s.data(seed)
     model = model_of(s, seed, held[0])
@@ -131,13 +131,14 @@ def vertex(points: list[tuple[float, float]]) -> float:
     return math.exp(b + (c - a) / 4 * (left - right) / (left - 2 * low + right))
 
 
-def study(s: Setting, seed: int, said: Callable[[str], None] = print) -> dict[str, object]:
+def compared(s: Setting, seed: int) -> Row:
     """Sweep and controller on one seed."""
     grid = [s.lowest * s.ratio**k for k in range(s.count)]
-    swept = [(strength, *train(s, seed, strength, False)["losses"]) for strength in grid]
+    at = study.progress(grid, "training", f"{s.name}, seed {seed}")
+    swept = [(strength, *train(s, seed, strength, False)["losses"]) for strength in at]
     found = train(s, seed, 0.01, True)
     best = vertex([(strength, val) for strength, val, _ in swept])
-    row = {
+    return {
         "task": s.name,
         "seed": seed,
         "sweep": best,
@@ -149,11 +150,21 @@ def study(s: Setting, seed: int, said: Callable[[str], None] = print) -> dict[st
         "log": found["log"],
         "setting": asdict(s),
     }
-    said(line(row))
-    return row
 
 
-def line(row: dict[str, object]) -> str:
+# -- printing --------------------------------------------------------------------------------------
+
+HEAD = (
+    "| task | seed | λ of the sweep | λ of the controller | ratio | validation loss over the "
+    "sweep's least | test | test of the sweep |\n|---|--:|--:|--:|--:|--:|--:|--:|"
+)
+WHOLE = (
+    "| task, mean ± sd | log2 of the ratio | validation loss over the sweep's least, % | test "
+    "| test of the sweep |\n|---|--:|--:|--:|--:|"
+)
+
+
+def line(row: Row) -> str:
     """One line of the table."""
     return (
         f"| {row['task']} | {row['seed']} | {row['sweep']:.3g} | {row['controller']:.3g} | "
@@ -162,28 +173,55 @@ def line(row: dict[str, object]) -> str:
     )
 
 
-HEAD = (
-    "| task | seed | λ of the sweep | λ of the controller | ratio | validation loss over the "
-    "sweep's least | test | test of the sweep |\n|---|--:|--:|--:|--:|--:|--:|--:|"
-)
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one seed of the first task")
-    parser.add_argument("--json", type=Path, help="where the rows go")
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    chosen = [replace(SETTINGS[0], count=8, lowest=0.3)] if asked.quick else SETTINGS
-    print(HEAD)
-    rows = [study(s, seed) for s in chosen for seed in range(1 if asked.quick else asked.seeds)]
-    print("\nWhy: the log of the first line.\n\n| epoch | α* | error | λ |\n|--:|--:|--:|--:|")
+def table(rows: list[Row]) -> str:
+    """Every seed; mean and deviation over seeds; the log of the first."""
+    lines = [HEAD, *map(line, rows), "", WHOLE]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        held = [row for row in rows if row["task"] == task]
+        cells = [
+            spread([math.log2(row["ratio"]) for row in held], ".2f"),
+            spread([100 * row["excess"] for row in held], ".2f"),
+            *(spread([row[key] for row in held], ".4f") for key in ("test", "test of the sweep")),
+        ]
+        lines.append(f"| {task} | {' | '.join(cells)} |")
+    lines += ["", "Why: the log of the first line.", "", "| epoch | α* | error | λ |"]
+    lines.append("|--:|--:|--:|--:|")
     for epoch, alpha, error, strength in rows[0]["log"][:: max(1, len(rows[0]["log"]) // 10)]:
-        print(f"| {epoch} | {alpha:.2f} | {error:.3f} | {strength:.3g} |")
-    if asked.json:
-        asked.json.write_text(json.dumps(rows, ensure_ascii=False) + "\n")
+        lines.append(f"| {epoch} | {alpha:.2f} | {error:.3f} | {strength:.3g} |")
+    return "\n".join(lines)
+
+
+def figure(rows: list[Row], path: Path) -> None:
+    """λ of the controller against that of the sweep; α* by epoch on the first task."""
+    with study.drawn(path, (8, 3.2), ncols=2) as (left, right):
+        for task in dict.fromkeys(row["task"] for row in rows):
+            held = [row for row in rows if row["task"] == task]
+            left.loglog(
+                [row["sweep"] for row in held], [row["controller"] for row in held], "o", label=task
+            )
+        ends = [min(row["sweep"] for row in rows), max(row["sweep"] for row in rows)]
+        left.plot(ends, ends, "k:", lw=1)
+        left.set(xlabel="λ of the sweep", ylabel="λ of the controller")
+        left.legend(fontsize=8)
+        for row in rows:
+            if row["task"] == rows[0]["task"]:
+                epoch, alpha = list(zip(*row["log"], strict=True))[:2]
+                right.plot(epoch, alpha, label=f"seed {row['seed']}")
+        right.axhline(1, color="k", ls=":", lw=1)
+        right.set(xlabel="epoch", ylabel="α* on the holdout")
+        right.set_title(rows[0]["task"], fontsize=10)
+        right.legend(fontsize=8)
+
+
+def main(given: list[str] | None = None) -> list[Row]:
+    """The command line."""
+    asked = study.asked(__doc__, given, seeds=3, quick="eight λ of the first task")
+    chosen = [replace(SETTINGS[0], count=8, lowest=0.3)] if asked.quick else SETTINGS
+    done = {(row["task"], row["seed"]) for row in study.read(asked.json)}
+    todo = [(s, seed) for s in chosen for seed in asked.seeds if (s.name, seed) not in done]
+    rows = study.gathered(asked, todo, lambda item: [compared(*item)])
+    study.shown(asked, rows, table, figure)
+    return rows
 
 
 if __name__ == "__main__":

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from recipes_shared import rng
 from reference import relative
 
 D = torch.float64
-
-
-@pytest.fixture(autouse=True)
-def recipe(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "recipes"))
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def particles():

@@ -7,24 +7,15 @@ import os
 import pickle
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 import torch
+from recipes_shared import rng
 from reference import relative
 
 import equiwrap as ew
 
 D = torch.float64
-
-
-@pytest.fixture(autouse=True)
-def recipe(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "recipes"))
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def atoms():
@@ -160,7 +151,7 @@ def test_the_recipe_of_energies_writes_its_table_and_goes_on(tmp_path, monkeypat
     tiny = {"train": 30, "test": 24, "steps": 3, "paths": 1, "points": 11, "width": 8, "rounds": 1}
     base = module.Config
     monkeypatch.setattr(module, "Config", lambda: base(**tiny))
-    rows = module.main(["--seeds", "1", "--json", str(path)])
+    rows = module.main(["--seeds", "1,", "--json", str(path)])
     assert [r["method"] for r in rows] == [
         "composition only",
         "plain",
@@ -168,7 +159,7 @@ def test_the_recipe_of_energies_writes_its_table_and_goes_on(tmp_path, monkeypat
         "one frame (axes)",
     ]
     monkeypatch.setattr(module, "prepared", lambda *_: pytest.fail("all of this is in the file"))
-    assert module.main(["--seeds", "1", "--json", str(path)]) == rows
+    assert module.main(["--seeds", "1,", "--json", str(path)]) == rows
     assert f"| composition only | {rows[0]['mae']:.4f} |" in module.table(rows)
     _, test, floor = whole(base(**tiny), 1)
     assert abs(floor - float(test.y.abs().mean())) < 1e-6

@@ -5,21 +5,16 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from recipes_shared import rng
 from reference import relative
 
 import equiwrap as ew
 
 D = torch.float64
-
-
-@pytest.fixture(autouse=True)
-def recipe(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "recipes"))
 
 
 def laws():
@@ -50,10 +45,6 @@ def recipe_of_jets():
     import jets
 
     return jets
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 # -- scores: the laws ------------------------------------------------------------------------------
@@ -182,7 +173,7 @@ def drawn(recipe, rows, path):
 def test_a_seed_of_the_recipe_gives_every_row_of_its_table(tmp_path):
     pytest.importorskip("ot")
     tiny = small("C4, 2-D", steps=3, samples=60, jumps=4, probe=50, pairs=1)
-    rows = [scores().short(scores().seed_of("C4, 2-D", tiny, seed)) for seed in (0, 1)]
+    rows = [scores().study.short(scores().seed_of("C4, 2-D", tiny, seed)) for seed in (0, 1)]
     text = scores().table(json.loads(json.dumps(rows)))
     for method in [*methods().METHODS, "plain, wrapped after", "the exact score"]:
         assert f"\n| {method} | " in text
@@ -316,17 +307,6 @@ def written(path, jets, constituents, form, names=None):
     table["truthE"], table["ttv"], table[top_tagging.LABEL] = 0.0, 1, y.numpy()
     table.to_hdf(path, key="table", format=form)
     return padded
-
-
-def test_the_pages_show_the_tables_of_the_files_beside_them():
-    docs = Path(__file__).parents[1] / "docs"
-    held = json.loads((docs / "assets" / "score_models.json").read_text())
-    rows = [[row for row in held if row["task"] == task] for task in methods().TASKS]
-    page = (docs / "pages" / "score-models.md").read_text()
-    assert all(scores().table(some).strip() in page for some in rows if some)
-    held = json.loads((docs / "assets" / "jets.json").read_text())["rows"]
-    told = recipe_of_jets().table(held).split("\n\n")[0]
-    assert told in (docs / "pages" / "jets.md").read_text()
 
 
 def test_the_reader_runs_nothing_that_a_file_holds(tmp_path):

@@ -6,19 +6,13 @@ import gzip
 import math
 import struct
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from recipes_shared import rng
 
 import equiwrap as ew
 from equiwrap.measure import model_error
-
-
-@pytest.fixture(autouse=True)
-def recipes(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "recipes"))
-
 
 # -- steering --------------------------------------------------------------------------------------
 
@@ -26,14 +20,13 @@ def recipes(monkeypatch):
 def test_the_controller_finds_the_strength_of_the_sweep():
     import steering
 
-    told = []
     few = replace(steering.SETTINGS[0], count=5, lowest=0.6, ratio=1.5, epochs=20, settled=5)
-    row = steering.study(few, 1, told.append)
+    row = steering.compared(few, 1)
     assert 0.75 < row["ratio"] < 1.25
     assert abs(row["excess"]) < 0.01
     assert row["log"][0][1] < 0.6  # α* of the first epoch
     assert abs(row["log"][-1][1] - 1) < 0.02
-    assert told[0].count("|") == steering.HEAD.splitlines()[0].count("|")
+    assert steering.line(row).count("|") == steering.HEAD.splitlines()[0].count("|")
 
 
 def test_the_vertex_of_a_parabola_is_found():
@@ -51,8 +44,8 @@ def test_the_data_break_the_symmetry_by_the_size_that_is_said():
     import partial_symmetry as p
     from soft.tasks import turned
 
-    x, y = p.part(0.4, 20000, 0.0, torch.Generator().manual_seed(1))
-    big = torch.randn(200_000, 4, generator=torch.Generator().manual_seed(0))
+    x, y = p.part(0.4, 20000, 0.0, rng(1))
+    big = torch.randn(200_000, 4, generator=rng(0))
     one, two = (f(big).square().mean().sqrt() for f in (p.even, p.odd))
     values = torch.stack([p.even(g) / one + 0.4 * p.odd(g) / two for g in turned(x.float())])
     assert float(values.var(0, unbiased=False).mean().sqrt()) == pytest.approx(0.4, rel=0.05)
@@ -62,7 +55,7 @@ def test_the_data_break_the_symmetry_by_the_size_that_is_said():
 def test_a_growing_penalty_takes_the_asymmetry_and_hard_is_the_best_average():
     import partial_symmetry as p
 
-    x, y = p.part(0.4, 200, 0.2, torch.Generator().manual_seed(1))
+    x, y = p.part(0.4, 200, 0.2, rng(1))
     found = []
     for strength in (0.0, 0.1, 10.0, 1e6):
         model = p.Features(0, 100)

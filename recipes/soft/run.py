@@ -6,18 +6,17 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from math import isfinite
-from statistics import mean, median, stdev
-from typing import Any
+from statistics import mean, median
 
 import torch
+from study import Row, progress, spread
+from study import short as rounded
 from torch import nn
 
 from equiwrap.measure import data_error, model_error
 
 from .methods import METHODS, Trainer
 from .tasks import Task
-
-Record = dict[str, Any]
 
 
 def begun(task: Task, method: str, strength: float, seed: int) -> Trainer:
@@ -47,7 +46,7 @@ def judged(task: Task, net: nn.Module) -> tuple[float, float]:
     return task.error(out, y), float(task.loss(out, y))
 
 
-def tuned(task: Task, method: str, seed: int, grid: Sequence[float]) -> Record:
+def tuned(task: Task, method: str, seed: int, grid: Sequence[float]) -> Row:
     """The best of the grid on validation data, measured on test data."""
     nets = [(fitted(task, method, strength, seed), strength) for strength in grid]
     net, strength = min(nets, key=lambda pair: judged(task, pair[0]))
@@ -67,8 +66,8 @@ def tuned(task: Task, method: str, seed: int, grid: Sequence[float]) -> Record:
 
 
 def short(value: float) -> float | None:
-    """Four digits, for a small file."""
-    return float(f"{value:.4g}") if isfinite(value) else None
+    """Four digits, for a small file; none of what is no number."""
+    return rounded(value) if isfinite(value) else None
 
 
 def timed(task: Task, chosen: dict[str, float], rounds: int) -> dict[str, float | None]:
@@ -87,18 +86,18 @@ def timed(task: Task, chosen: dict[str, float], rounds: int) -> dict[str, float 
 
 def study(
     make: Callable[[int], Task],
-    seeds: int,
+    seeds: Sequence[int],
     methods: Sequence[str] | None = None,
     grid: slice = slice(None),
     rounds: int = 40,
-) -> Record:
+) -> Row:
     """All methods on one task, each seed with data and a start of its own."""
     names = list(methods or METHODS)
-    tasks = [make(seed) for seed in range(seeds)]
+    tasks = [make(seed) for seed in seeds]
+    todo = [(*pair, method) for pair in zip(tasks, seeds, strict=True) for method in names]
     runs = [
         tuned(task, method, seed, METHODS[method][1][grid])
-        for seed, task in enumerate(tasks)
-        for method in names
+        for task, seed, method in progress(todo, "method", tasks[0].name)
     ]
     chosen = {r["method"]: r["strength"] for r in runs}
     first = tasks[0]
@@ -118,7 +117,7 @@ def study(
 # -- printing --------------------------------------------------------------------------------------
 
 
-def table(found: Record) -> str:
+def table(found: Row) -> str:
     """Markdown: a row a method."""
     dee = found["asymmetry"]
     said = f"The data break the symmetry by DEE = {dee:.3g}: " if dee is not None else ""
@@ -136,14 +135,14 @@ def table(found: Record) -> str:
         dials = [r["alpha"] for r in runs if r["alpha"]]
         lines.append(
             f"| {method} | {', '.join(f'{s:g}' for s in strengths)} | "
-            f"{spread([r['test'] for r in runs])} | {ahead(found, method)} | "
+            f"{spread([r['test'] for r in runs], '.3g', '.2g')} | {ahead(found, method)} | "
             f"{hull([r['mee'] for r in runs])} | "
             f"{hull(dials) if dials else '–'} | {ms:.2g} |"
         )
     return "\n".join([*lines, ""])
 
 
-def ahead(found: Record, method: str) -> str:
+def ahead(found: Row, method: str) -> str:
     """In how many seeds the decay has the smaller error: the seeds are pairs, of data and start."""
     tests = [
         {r["seed"]: r["test"] for r in found["runs"] if r["method"] == m} for m in ("decay", method)
@@ -153,9 +152,10 @@ def ahead(found: Record, method: str) -> str:
     return f"{sum(tests[0][seed] < test for seed, test in tests[1].items())} of {len(tests[1])}"
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over seeds."""
-    return f"{mean(values):.3g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
+def values(found: Row, method: str, key: str) -> list[float]:
+    """The test errors (`test`) or the model errors (`mee`) of one method, by seed."""
+    held = [r[key] for r in found["runs"] if r["method"] == method]
+    return [v[0] for v in held] if key == "mee" else held
 
 
 def hull(intervals: Sequence[Sequence[float]]) -> str:
@@ -164,7 +164,7 @@ def hull(intervals: Sequence[Sequence[float]]) -> str:
     return f"{mean(middle):.2g} [{min(low):.2g}, {max(high):.2g}]"
 
 
-def glance(held: Sequence[Record], key: str) -> str:
+def glance(held: Sequence[Row], key: str) -> str:
     """Markdown: all tasks with a known asymmetry beside each other, one number of each method."""
     known = [found for found in held if found["asymmetry"] is not None]
     title = {"test": "Test error, mean over seeds", "mee": "MEE, mean over seeds"}[key]
@@ -176,9 +176,6 @@ def glance(held: Sequence[Record], key: str) -> str:
         cells = [f"{found['asymmetry']:.3g}" for found in known]
         lines.append(f"| the data (DEE) | {' | '.join(cells)} |")
     for method in known[0]["ms"] if known else ():
-        cells = []
-        for found in known:
-            values = [r[key] for r in found["runs"] if r["method"] == method]
-            cells.append(f"{mean(v[0] if key == 'mee' else v for v in values):.2g}")
+        cells = [f"{mean(values(found, method, key)):.2g}" for found in known]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
