@@ -15,18 +15,16 @@ error of the logits, "passes" how many passes of the network an image costs in t
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import study
 import yaml
-from timm_parts import SIGNATURE, Row, Task, figure, tables, task_of, train
+from timm_parts import SIGNATURE, Row, Task, figure, table, task_of, train
 from torch import nn
-from tqdm import tqdm
 
 import equiwrap as ew
 from equiwrap.frames import fit_upright
@@ -144,50 +142,54 @@ def write(folder: Path, chosen: dict[str, Config]) -> None:
             (folder / f"{name}-{way}.yaml").write_text(yaml.safe_dump(each, sort_keys=False))
 
 
-def main() -> None:
+def guards(own: Study, chosen: dict[str, Config]) -> str:
+    """What the guard says of the frozen networks of this run."""
+    said = []
+    for (name, seed), net in own.nets():
+        task = task_of(chosen[name]["img_size"], own.data, seed, own.limit)
+        found = ew.measure.orbit_accuracy(net, "C4", task.test, task.truth)
+        said.append(f"{name}, seed {seed}. The guard says: {found}")
+    return "\n\n".join(said)
+
+
+def main(given: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="ConvNeXt, C4, one seed, 4 epochs")
-    parser.add_argument("--only", default="", help="configs, comma-separated; all by default")
-    parser.add_argument("--part", choices=["adapt", "scratch"], help="one of the two; both if not")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--sets", default="C4,D4,±45°", help="comma-separated")
-    parser.add_argument("--epochs", type=int, help="instead of the configs' own")
-    parser.add_argument("--data", type=Path, help="a folder with MNIST's t10k files")
-    parser.add_argument("--limit", type=int, default=600, help="images to train on, and to test on")
-    parser.add_argument(
-        "--json", type=Path, help="results are kept here, and what is here is not run again"
+    asked = study.asked(
+        __doc__,
+        given,
+        seeds=3,
+        quick="ConvNeXt, C4, 4 epochs",
+        only={"default": "", "help": "configs, comma-separated; all by default"},
+        part={"choices": ["adapt", "scratch"], "help": "one of the two; both if not"},
+        sets={"default": "C4,D4,±45°", "help": "comma-separated"},
+        epochs={"type": int, "help": "instead of the configs' own"},
+        limit={"type": int, "default": 600, "help": "images to train on, and to test on"},
+        data={"type": Path, "help": "a folder with MNIST's t10k files"},
+        write={"type": Path, "help": "write all configs here, and stop"},
     )
-    parser.add_argument("--figure", type=Path)
-    parser.add_argument("--write", type=Path, help="write all configs here, and stop")
-    asked = parser.parse_args()
     chosen = configs([n for n in (asked.only or "convnext" * asked.quick).split(",") if n])
     if asked.write:
         return write(asked.write, chosen)
     for config in chosen.values():
         config["epochs"] = asked.epochs or (4 if asked.quick else config["epochs"])
-    study = Study(asked.data, 450 if asked.quick else asked.limit)
-    rows = json.loads(asked.json.read_text()) if asked.json and asked.json.exists() else []
+    done = {tuple(row[k] for k in KEYS) for row in study.read(asked.json)}
     todo = [
-        (part, name, over, method, seed)
+        key
         for name, config in chosen.items()
-        for seed in range(1 if asked.quick else asked.seeds)
+        for seed in asked.seeds
         for part in ([asked.part] if asked.part else ["adapt", "scratch"])
         for over in (["C4"] if asked.quick else asked.sets.split(","))
         for method in (adapted(over) if part == "adapt" else methods(over, config["img_size"]))
+        if (key := (part, name, over, method, seed)) not in done
     ]
-    done = {tuple(row[k] for k in KEYS) for row in rows}
-    for key in tqdm([key for key in todo if key not in done]):
-        rows.append(study.run(chosen[key[1]], *key))
-        if asked.json:
-            asked.json.write_text(json.dumps(rows, indent=0) + "\n")
-    print(tables(rows))
-    for (name, seed), net in study.nets():
-        task = task_of(chosen[name]["img_size"], study.data, seed, study.limit)
-        guard = ew.measure.orbit_accuracy(net, "C4", task.test, task.truth)
-        print(f"\n{name}, seed {seed}. The guard says: {guard}")
-    if asked.figure:
-        figure(rows, asked.figure)
+    own = Study(asked.data, 450 if asked.quick else asked.limit)
+    about = {"data": "MNIST" if asked.data else "digits", "limit": own.limit}
+    about["epochs"] = asked.epochs or (4 if asked.quick else "as configured")
+    rows = study.gathered(
+        asked, todo, lambda key: [study.short(own.run(chosen[key[1]], *key), 5)], config=about
+    )
+    study.shown(asked, rows, table, figure)
+    print(guards(own, chosen))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
+import study
 import timm
 import torch
 from data import images
+from study import Row
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
@@ -22,7 +23,6 @@ import equiwrap.integrations.timm
 from equiwrap.groups import parse_group
 from equiwrap.signature import TensorType
 
-Row = dict[str, Any]
 SIGNATURE = "b c h w -> b k"
 
 
@@ -124,7 +124,7 @@ def train(config: dict[str, Any], task: Task, seed: int) -> tuple[nn.Module, flo
     return model, counted(model.train(), task.train[:8])
 
 
-def tables(rows: list[Row]) -> str:
+def table(rows: list[Row]) -> str:
     """A table a part and set: mean ± standard deviation over seeds."""
     said = []
     for part, group in dict.fromkeys((r["part"], r["set"]) for r in rows):
@@ -138,36 +138,21 @@ def tables(rows: list[Row]) -> str:
             each = [r for r in here if (r["name"], r["method"]) == (name, method)]
             made, used = each[0]["passes"]
             passes = f"{made:g}, {used:g}" if made else f"{used:g}"
-            cells = [spread([r[k] for r in each]) for k in ("upright", "turned")]
+            cells = [study.spread([r[k] for r in each], ".1f") for k in ("upright", "turned")]
             error = max(r["error"] for r in each)
             figures = [name, method, passes, *cells, f"{error:.0e}", str(len(each))]
             said.append(f"| {' | '.join(figures)} |")
     return "\n".join(said)
 
 
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation."""
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
-
 def figure(rows: list[Row], path: Path) -> None:
-    """Upright and turned accuracy under C4, a bar a method."""
-    from matplotlib import pyplot
-
-    parts = list(dict.fromkeys(r["part"] for r in rows))
-    _, axes = pyplot.subplots(1, len(parts), figsize=(4.5 * len(parts), 3.2), squeeze=False)
-    for ax, part in zip(axes[0], parts, strict=True):
-        here = [r for r in rows if r["part"] == part and r["set"] == "C4"]
-        names, ways = (list(dict.fromkeys(r[k] for r in here)) for k in ("name", "method"))
-        for i, way in enumerate(ways):
-            height = [
-                mean(r["turned"] for r in here if (r["name"], r["method"]) == (name, way))
-                for name in names
-            ]
-            at = [n + 0.8 * (i + 0.5) / len(ways) - 0.4 for n in range(len(names))]
-            ax.bar(at, height, 0.8 / len(ways), label=way)
-        ax.set_xticks(range(len(names)), names, fontsize=8)
-        ax.set(title=part, ylabel="% right, mean over C4", ylim=(0, 100))
-        ax.legend(fontsize=7)
-    pyplot.tight_layout()
-    pyplot.savefig(path)
+    """Accuracy over C4, a dot a seed, a bar at the mean."""
+    here = [r for r in rows if r["set"] == "C4"]
+    shown = list(dict.fromkeys((r["part"], r["name"]) for r in here))
+    grid = {"ncols": len(shown), "squeeze": False, "sharex": True}
+    with study.drawn(path, (1 + 2.3 * len(shown), 2.6), **grid) as axes:
+        for ax, (part, name) in zip(axes[0], shown, strict=True):
+            mine = [r for r in here if (r["part"], r["name"]) == (part, name)]
+            ways = dict.fromkeys(r["method"] for r in mine)
+            study.dots(ax, {w: [r["turned"] for r in mine if r["method"] == w] for w in ways})
+            ax.set(title=f"{part}: {name}", xlim=(0, 100), xlabel="% right, over C4")

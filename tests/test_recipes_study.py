@@ -23,6 +23,7 @@ NEEDS = {
     "score_models": "torch",
     "soft_symmetry": "sklearn",
     "steering": "sklearn",
+    "timm_images": "timm",
 }
 COMMANDS = re.findall(
     rf"python recipes/((?:{'|'.join(NEEDS)})\.py[^`#\n]*)",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,15 +34,14 @@ def test_a_config_makes_an_exact_model_that_a_plain_checkpoint_fits(path):
         assert not torch.allclose(ew.unwrap(model)(x.rot90(1, (2, 3))), ew.unwrap(model)(x))
 
 
-def test_the_recipe_trains_adapts_and_prints(tmp_path, monkeypatch, capsys):
+def test_the_recipe_trains_adapts_and_prints(tmp_path, capsys):
     import timm_images
 
     kept = tmp_path / "rows.json"
     asked = {"only": "convnext", "epochs": 1, "seeds": 1, "limit": 48, "sets": "±45°", "json": kept}
     words = [word for name, value in asked.items() for word in (f"--{name}", str(value))]
-    monkeypatch.setattr(sys, "argv", ["timm_images.py", *words])
-    timm_images.main()
-    rows = {(r["part"], r["method"]): r for r in json.loads(kept.read_text())}
+    timm_images.main(words)
+    rows = {(r["part"], r["method"]): r for r in json.loads(kept.read_text())["rows"]}
     assert rows["adapt", "average"]["passes"] == [0.0, 5.0]
     assert rows["scratch", "average"]["passes"] == [5.0, 5.0]
     assert rows["scratch", "augmentation"]["passes"] == [1.0, 1.0]

@@ -103,8 +103,8 @@ class Partial(Frame):
         fits = isinstance(degrees, (int, float)) and 0 < degrees <= 180
         if not fits or type(samples) is not int or samples < 1:
             raise ValueError(
-                f"Partial({degrees!r}, samples={samples!r}) was asked for; it takes an angle up to 180 "
-                "degrees and a whole number of samples."
+                f"Partial({degrees!r}, samples={samples!r}) was asked for; it takes an angle up to "
+                "180 degrees and a whole number of samples."
             )
         self.degrees, self.samples = float(degrees), samples
 

@@ -53,8 +53,8 @@ def register(name: str) -> Callable[..., nn.Module]:
     Returns the entry point. Its keywords are `equivariantize`'s (group, signature, method, frame,
     penalty, softness, hidden, …; chunk, ties, stochastic, degrees, samples of the frames), all
     others the model's (visformer's own `group` is out of reach). Two more readings: `example=33` is
-    a random image of that side, and `decay=False` (or a mapping of `EquivarianceDecay`'s options, as in
-    `{"every": 10}`) is about the decay that follows the optimiser of a model of
+    a random image of that side, and `decay=False` (or a mapping of `EquivarianceDecay`'s options,
+    as in `{"every": 10}`) is about the decay that follows the optimiser of a model of
     `method="penalize"`; see `equiwrap.integrations.timm`.
 
     Raises:
