@@ -23,7 +23,7 @@ from typing import Any
 
 import study
 import yaml
-from timm_parts import SIGNATURE, Row, Task, figure, table, task_of, train
+from timm_parts import SETS, SIGNATURE, Row, Task, figure, table, task_of, train
 from torch import nn
 
 import equiwrap as ew
@@ -31,7 +31,6 @@ from equiwrap.frames import fit_upright
 from equiwrap.groups import parse_group
 
 CONFIGS = Path(__file__).parent / "configs"
-SETS = ("C4", "D4", "±45°")
 Config = dict[str, Any]
 KEYS = ("part", "name", "set", "method", "seed")
 OURS = ("group", "frame")  # what a config says about equivariance, and a method says anew
@@ -161,7 +160,7 @@ def main(given: list[str] | None = None) -> None:
         quick="ConvNeXt, C4, 4 epochs",
         only={"default": "", "help": "configs, comma-separated; all by default"},
         part={"choices": ["adapt", "scratch"], "help": "one of the two; both if not"},
-        sets={"default": "C4,D4,±45°", "help": "comma-separated"},
+        sets={"default": ",".join(SETS), "help": "comma-separated"},
         epochs={"type": int, "help": "instead of the configs' own"},
         limit={"type": int, "default": 600, "help": "images to train on, and to test on"},
         data={"type": Path, "help": "a folder with MNIST's t10k files"},

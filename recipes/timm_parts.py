@@ -23,6 +23,7 @@ import equiwrap.integrations.timm
 from equiwrap.groups import parse_group
 from equiwrap.signature import TensorType
 
+SETS = ("C4", "D4", "±45°")
 SIGNATURE = "b c h w -> b k"
 
 
@@ -127,12 +128,11 @@ def train(config: dict[str, Any], task: Task, seed: int) -> tuple[nn.Module, flo
 def table(rows: list[Row]) -> str:
     """A table a part and set: mean ± standard deviation over seeds."""
     said = []
+    rows = sorted(rows, key=lambda r: (r["part"], SETS.index(r["set"])))
     for part, group in dict.fromkeys((r["part"], r["set"]) for r in rows):
-        said += [
-            f"\n### {part}, {group}\n",
-            "| network | method | passes | upright % | turned % | error |",
-        ]
-        said += ["|---|---|--:|--:|--:|--:|"]
+        said += [f"\n### {part.capitalize()}, {group}\n"]
+        said += ["| network | method | passes | upright % | turned % | error | seeds |"]
+        said += ["|---|---|--:|--:|--:|--:|--:|"]
         here = [r for r in rows if (r["part"], r["set"]) == (part, group)]
         for name, method in dict.fromkeys((r["name"], r["method"]) for r in here):
             each = [r for r in here if (r["name"], r["method"]) == (name, method)]
