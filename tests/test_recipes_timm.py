@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 timm = pytest.importorskip("timm")
+yaml = pytest.importorskip("yaml")
 pytest.importorskip("sklearn")
 
 import equiwrap as ew  # noqa: E402

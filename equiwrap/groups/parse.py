@@ -76,8 +76,9 @@ def _parse_one(part: str, whole: str) -> Group:
         match = re.fullmatch(pattern, part)
         if match:
             return build(*map(int, match.groups()))
-    near = difflib.get_close_matches(part, _SPELLINGS, n=1, cutoff=0.3)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    upper = {spelling.upper(): spelling for spelling in _SPELLINGS}
+    near = difflib.get_close_matches(part.upper(), upper, n=1, cutoff=0.3)
+    hint = f" Did you mean {upper[near[0]]!r}?" if near else ""
     raise GroupError(
         f"There is no group {whole!r}. The names are {', '.join(families())} with any number, and "
         'products such as "C4 x C2"; a group of your own is a value, ew.groups.FiniteGroup(name, '

@@ -41,9 +41,9 @@ class EquivarianceCallback:
         accelerator: the one that prepared.
         model: prepared or not.
         optimizer: the prepared optimiser, or several, of which the first counts the steps.
-        group, signature, options: as of `ew.EquivarianceCallback`. `holdout` may be a prepared
-            loader: what it wraps is read, so that the Accelerator does not take its end for the
-            end of the training data.
+        group: as of `ew.EquivarianceCallback`, like the signature and the options.
+        **options: `holdout` may be a prepared loader: what it wraps is read, so that the
+            Accelerator does not take its end for the end of the training data.
 
     kind="loss": the gradient goes in inside of `optimizer.step()`: unscaled, once an accumulated
     step, after `clip_grad_norm_`.

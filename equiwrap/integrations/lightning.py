@@ -49,13 +49,12 @@ class EquivarianceCallback(Callback):
     Args:
         model: the module inside the LightningModule, its path there ("net"), or None: the only
             child that was equivariantized.
-        group, signature, options: as of `ew.EquivarianceCallback`; `total` is what the trainer
-            estimates unless given.
-        holdout: "val" takes the first validation loader of the trainer, with its batch limit and
-            the transfer hooks of the LightningModule.
-        ema: True holds the averages of the trainer's `WeightAveraging` callbacks projected;
-            these stand before this one in `callbacks`.
-        name: of one callback among several: rows are logged as equiv/<name>/error.
+        group: as of `ew.EquivarianceCallback`, like the signature and the options.
+        name: of one callback among several: rows are logged as `equiv/<name>/error`.
+        **options: `total` is what the trainer estimates unless given. `holdout="val"` takes the
+            first validation loader of the trainer, with its batch limit and the transfer hooks of
+            the LightningModule. `ema=True` holds the averages of the trainer's `WeightAveraging`
+            callbacks projected; these stand before this one in `callbacks`.
 
     kind="loss": the gradient goes in at `on_before_optimizer_step`: unscaled, once an accumulated
     step, before clipping. Snap and report come at `on_train_end`, after the other callbacks that

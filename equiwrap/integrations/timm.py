@@ -107,7 +107,7 @@ class EquivariantMixin:
 class EquivariantTask(EquivariantMixin, ClassificationTask):
     """*`task(input, target)` → loss, output, equiv_penalty*: `ClassificationTask`, penalised.
 
-    task = EquivariantTask(model, nn.CrossEntropyLoss(), penalty=1e-2, schedule="warmup", total=900)
+    `task = EquivariantTask(model, nn.CrossEntropyLoss(), penalty=1e-2, schedule="warmup")`.
     """
 
 

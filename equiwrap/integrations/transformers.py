@@ -51,10 +51,11 @@ class EquivarianceCallback(TrainerCallback, ExportableState):
     Args:
         model: the Trainer, the model that it trains (penalised, averaged or plain), or None: the
             Trainer's.
-        group, signature, options: as of `ew.EquivarianceCallback`; `total` is the Trainer's number
-            of steps unless given. Models take and return names: "pixel_values: b c h w -> {logits:
-            b k}".
-        name: of one callback among several: rows are logged as equiv/<name>/error.
+        group: as of `ew.EquivarianceCallback`, like the signature and the options.
+        signature: of a model that takes and returns names, "pixel_values: b c h w -> {logits: b
+            k}".
+        name: of one callback among several: rows are logged as `equiv/<name>/error`.
+        **options: `total` is the Trainer's number of steps unless given.
 
     Raises:
         TypeError: an option that the callback does not have.

@@ -29,7 +29,8 @@ def signature_for(
     """
     if not inputs:
         raise SignatureError(
-            "An error is measured on inputs, and none was given: name them after the group."
+            "An error is measured on inputs, and none was given: they come in the order of the "
+            "signature, without names, as in errors(x)."
         )
     if isinstance(signature, Signature):
         return signature

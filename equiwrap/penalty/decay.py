@@ -32,10 +32,10 @@ class EquivarianceDecay:
     gradient does not look in between). A step that a `GradScaler` skips, and one that gradient
     accumulation leaves out, are no steps.
 
-    kind     R becomes                    `strength`
-    decay    e^{−2Σηλ} R                  λ: the flow of the penalty λ|R|²
-    lasso    R · max(0, 1 − Σηλ/|R|)      λ: the prox of λ|R|; layers reach R = 0 in finite time
-    ball     R · min(1, b|PW|/|R|)        b: |R| ≤ b|PW| after every application (`every=1`: step)
+        kind     R becomes                    `strength`
+        decay    e^{−2Σηλ} R                  λ: the flow of the penalty λ|R|²
+        lasso    R · max(0, 1 − Σηλ/|R|)      λ: the prox of λ|R|; layers reach R = 0 in finite time
+        ball     R · min(1, b|PW|/|R|)        b: |R| ≤ b|PW| after each application (a step)
 
     `separate=(λ_G, λ_perp)` decays PW too: the energies of residual pathway priors W = A + B,
     A ~ N(0, s_a² P), B ~ N(0, s_b²), are λ_G = 1/(2(s_a² + s_b²)) and λ_perp = 1/(2 s_b²), without

@@ -53,11 +53,11 @@ class Schedule:
 def as_schedule(given: Given, total: int | None = None) -> Callable[[float], float]:
     """*step ↦ multiplier* from what a user writes.
 
-    a number            that number, always
-    "linear", …         from 0 to 1 over the whole of `total`: linear, quadratic, cosine
-    "warmup"            linear over the first tenth of `total`, then 1
-    ("cosine", span)    over a span: int = steps, float up to 1.0 = fraction of `total`
-    callable            called with the progress step/total in [0, 1]; without `total` with the step
+        a number            that number, always
+        "linear", …         from 0 to 1 over the whole of `total`: linear, quadratic, cosine
+        "warmup"            linear over the first tenth of `total`, then 1
+        ("cosine", span)    over a span: int = steps, float up to 1.0 = fraction of `total`
+        callable            called with the progress step/total in [0, 1]; without `total`, the step
 
     Raises:
         ValueError: an unknown name, a span that is not positive, or one that needs `total`.

@@ -65,12 +65,12 @@ def penalty(
 ) -> Tensor:
     """*λ Σ_l |R_l|²* with R = W − PW: a scalar in float32 at least, for the loss.
 
-    metric      term            gradient
-    frobenius   |R|²            2R
-    relative    r = |R|²/|W|²   2(R − rW)/|W|², orthogonal to W; in [0, 1], free of scale
-    auto        relative where a normalisation follows, frobenius elsewhere
-    lasso       |R|             R/|R|, 0 at 0: the group lasso, which chooses the layers that break
-                                the symmetry (exact zeros by `EquivarianceDecay(kind="lasso")`)
+        metric      term            gradient
+        frobenius   |R|²            2R
+        relative    r = |R|²/|W|²   2(R − rW)/|W|², orthogonal to W; in [0, 1], free of scale
+        auto        relative where a normalisation follows, frobenius elsewhere
+        lasso       |R|             R/|R|, 0 at 0: the group lasso, which chooses the layers that
+                                    break the symmetry (exact zeros by the decay)
 
     Over the parameters that require a gradient, a shared one once; `strength` may be a mapping from
     paths. One projection a call, none in the backward pass, no graph; a second derivative

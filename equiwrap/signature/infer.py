@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,8 +114,13 @@ def _fake_run(model: nn.Module, shape: tuple[int, ...]) -> Any:
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
     # autocast off: its cache of cast weights would keep the fake ones
-    with fake, torch.no_grad(), torch.autocast(like.device.type, enabled=False):
-        return twin.forward(torch.empty(shape, dtype=like.dtype, device=like.device))
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True  # of a size that does not fit it prints a traceback
+    try:
+        with fake, torch.no_grad(), torch.autocast(like.device.type, enabled=False):
+            return twin.forward(torch.empty(shape, dtype=like.dtype, device=like.device))
+    finally:
+        log.disabled = before
 
 
 def _describe(signature: Signature, out: Any, shape: torch.Size) -> tuple[str, Any]:

@@ -134,7 +134,7 @@ class Signature:
                 out = getattr(out, "__dict__", out)
             if isinstance(out, Mapping):
                 self._check_keys(out)
-                return [out[name] for name, _ in self.outputs]
+                return [out.get(name) for name, _ in self.outputs]
         elif isinstance(out, (tuple, list)) and len(out) == len(self.outputs):
             return list(out)
         found = f"a {type(out).__name__}" + (
@@ -147,14 +147,15 @@ class Signature:
 
     def _check_keys(self, out: Mapping[str, Any]) -> None:
         declared = {name for name, _ in self.outputs}
-        missing = sorted(str(name) for name in declared - set(out))
+        typed = {name for name, t in self.outputs if not t.untouched}  # _ may be absent: a loss
+        missing = sorted(str(name) for name in typed - set(out))
         loose = sorted(str(k) for k in set(out) - declared if isinstance(out[k], Tensor))
         if missing or loose:
             raise SignatureError(
                 f"The signature's outputs are {sorted(map(str, declared))}; the model's are "
                 f"{sorted(map(str, out))}."
                 + (f" It lacks {missing}." if missing else "")
-                + (f" Type {loose} too, or write _ to pass them through." if loose else "")
+                + (f" Type {loose} too, or pass {loose[0]} through as _." if loose else "")
             )
 
     def unflatten(self, like: Any, leaves: list[Any]) -> Any:
@@ -163,7 +164,8 @@ class Signature:
             return leaves[0]
         if self.form == "tuple":
             return like._make(leaves) if hasattr(like, "_make") else type(like)(leaves)
-        new = {str(name): leaf for (name, _), leaf in zip(self.outputs, leaves, strict=True)}
+        named = zip(self.outputs, leaves, strict=True)
+        new = {str(name): leaf for (name, _), leaf in named if leaf is not None}
         if type(like) is dict:
             return {**like, **new}
         return _replaced(like, new)
