@@ -366,6 +366,50 @@ def test_other_groups_are_measured_where_weights_cannot_be_projected():
     assert all(layer.status == "exact" for layer in report.layers)
 
 
+class Functional(nn.Module):
+    """A convolution by its function, with as many channels as the folded batch has samples."""
+
+    def __init__(self, samples):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2 * samples, 3, 3, 3))
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight, padding=1).relu()
+
+
+@pytest.mark.parametrize("samples", [1, 2, 4])
+def test_weights_are_no_constants_of_the_batch(samples):
+    x = torch.randn(samples, 3, 8, 8)
+    report = ew.audit(Functional(samples), "C4", x, signature="b c h w -> b c h w")
+    layer = report.layers[0]
+    assert (report.class_, layer.status) == ("weights", "weights")
+    if samples > 1:  # one input does not tell a dead layer from another
+        assert layer.own == pytest.approx(layer.error, rel=0.02)
+        assert layer.own > 0.1
+        assert layer.share == pytest.approx(1.0)
+
+
+def test_a_model_of_one_layer_has_an_inside():
+    x, kind = torch.randn(4, 3, 8, 8), "b c h w -> b c h w"
+    report = ew.audit(nn.Conv2d(3, 4, 3, padding=1), "C4", x, signature=kind)
+    assert [layer.status for layer in report.layers] == ["weights"]
+    assert ew.audit(nn.LayerNorm([8, 8]), "C4", x, signature=kind).class_ == "exact"
+
+
+def test_an_output_that_moves_otherwise_than_was_said_is_named():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten())
+    x = torch.randn(4, 3, 8, 8)
+    report = ew.audit(net, "C4", x, signature="b c h w -> b k")
+    assert report.class_ == "signature"
+    assert report.error > 0.5
+    assert report.findings[0].name == "output"
+    assert "moves as b (c h w), and the signature says b k" in str(report)
+    pooled = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    right = ew.audit(pooled, "C4", x, signature="b c h w -> b k")
+    assert right.class_ == "exact"
+    assert not right.findings
+
+
 def test_progress_is_told_and_ends():
     told: list[tuple[int, int, str]] = []
     ew.audit(Net(), "C4", torch.randn(2, 2, 12, 12), progress=lambda *step: told.append(step))

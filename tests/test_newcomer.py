@@ -43,3 +43,27 @@ def test_sizes_tried_in_vain_leave_no_word(caplog):
 def test_a_group_in_other_letters_is_guessed(typed, meant):
     with pytest.raises(GroupError, match=re.escape(f"Did you mean {meant!r}")):
         ew.groups.parse_group(typed)
+
+
+ONE = {
+    "conv": (torch.nn.Conv2d(3, 4, 3, padding=1), "b c h w -> b c h w", ["weight"]),
+    "back": (torch.nn.ConvTranspose2d(3, 4, 3), "b c h w -> b c h w", ["weight"]),
+    "norm": (torch.nn.LayerNorm([8, 8]), "b c h w -> b c h w", ["weight", "bias"]),
+    "still": (torch.nn.BatchNorm2d(3), "b c h w -> b c h w", []),
+}
+
+
+@pytest.mark.filterwarnings("ignore::equiwrap.NoEffectWarning")
+@pytest.mark.parametrize("name", ONE)
+def test_one_layer_of_torch_is_a_model(name):
+    net, signature, paths = ONE[name]
+    net, x = net.double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    soft = ew.equivariantize(net, "C4", signature, method="penalize", example=x)
+    assert [target.path for target in soft.equiwrap.targets] == paths
+    hard = ew.equivariantize(net, "C4", signature, method="project", example=x)
+    assert hard.equiwrap.label == "EXACT"
+    assert float(hard.equiwrap.errors(x)) < 1e-12
+    plain = hard.equiwrap.fold()
+    assert type(plain) is type(net)
+    assert plain.state_dict().keys() == net.state_dict().keys()
+    assert torch.equal(plain(x), hard(x))

@@ -24,7 +24,7 @@ from .layers import Row, breaks, layerwise
 from .remedies import remedies
 from .report import Curve, Finding, Layer, Report
 from .shares import attribute_defect, outputs_typed
-from .tell import findings, layer_of, spoken
+from .tell import findings, layer_of, otherwise, spoken
 
 __all__ = ["build"]
 
@@ -214,7 +214,9 @@ class _Audit:
             for key, site in typing.sites.items()
             if key[2] != "output"
         ]
-        return layers, findings(fixes(typing, size), layers), label
+        if (moved := otherwise(typing)) and label == "weights":
+            label = "signature"
+        return layers, [*moved, *findings(fixes(typing, size), layers)], label
 
     def _folded(self, inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Twice the batch: recorded sizes then hold for [x, g x]."""
@@ -290,9 +292,8 @@ class _Audit:
 
 def _generating(group: Group) -> list[Any]:
     """Elements that generate a finite group; a drawn one of another."""
-    if group.order is not None or group.permutes:
-        return list(group.generators())
-    return generators(group)[:1]
+    finite = group.order is not None or group.permutes
+    return list(group.generators()) if finite else generators(group)[:1]
 
 
 def _floating(x: Any) -> bool:

@@ -103,7 +103,7 @@ def _row(numbers: list[float]) -> Row:
     dead = not spread > DEAD**2 * one
     return Row(
         None if dead or not size > 0 else (gap / size) ** 0.5,
-        None if dead or not power > 0 else (own / power) ** 0.5,
+        None if dead or not power > 0 or own != own else (own / power) ** 0.5,
         dead,
     )
 
@@ -176,27 +176,28 @@ def _own(
     """(‖f(ρ·) − ρ f(·)‖², ‖f(ρ·)‖²) of the operation itself; None for containers and refusals."""
     if visit.inner:
         return None
-    try:
-        given = held if held is not None else visit.args
-        kind = _first(site.kind, moved)[0]
-        size = (moved.shape[_batch_axis(kind)] if kind is not None else 0, moved.dim())
-        args = _moved(typing, g, site.inputs, given, size)
-        named = site.keywords
-        kwargs = {k: _moved(typing, g, named.get(k), v, size) for k, v in visit.kwargs.items()}
-        found = visit.run(*args, **kwargs)
-    except (Untyped, RuntimeError, TypeError, ValueError, IndexError):
-        return None
-    found = _first(site.kind, found)[1]
-    if not isinstance(found, Tensor) or found.shape != moved.shape:
-        return None
-    return _square(found - moved), _square(found)
+    given = held if held is not None else visit.args
+    kind = _first(site.kind, moved)[0]
+    size = (moved.shape[_batch_axis(kind)] if kind is not None else 0, moved.dim())
+    for halved in (None, size):  # constants as they are, or those repeated for every sample halved
+        try:
+            args = _moved(typing, g, site.inputs, given, halved)
+            pairs = [(k, site.keywords.get(k), v) for k, v in visit.kwargs.items()]
+            named = {name: _moved(typing, g, k, v, halved) for name, k, v in pairs}
+            found = _first(site.kind, visit.run(*args, **named))[1]
+        except (Untyped, RuntimeError, TypeError, ValueError, IndexError):
+            continue
+        if isinstance(found, Tensor) and found.shape == moved.shape:
+            return _square(found - moved), _square(found)
+    return None
 
 
-def _moved(typing: Typing, g: Elements, kind: Any, value: Any, size: tuple[int, int]) -> Any:
+def _moved(
+    typing: Typing, g: Elements, kind: Any, value: Any, halved: tuple[int, int] | None
+) -> Any:
     """ρ on the first half of an argument, following the structure of its type.
 
-    A constant that was repeated for every sample is halved with them: `size` is the number of
-    samples, and the number of axes of what holds them.
+    `halved`: the number of samples and of axes of constants that were repeated for every sample.
 
     Raises:
         Untyped: a tensor among the arguments has no type.
@@ -205,14 +206,14 @@ def _moved(typing: Typing, g: Elements, kind: Any, value: Any, size: tuple[int, 
         if isinstance(kind, Kind):
             return kind.act(typing.group, g, kind.part(value, 0, 2))
         if isinstance(kind, Const):
-            half, rank = size
-            whole = value.dim() == rank and value.shape[0] == 2 * half
-            return value[:half] if whole else value
+            half, rank = halved or (0, -1)
+            repeated = value.dim() == rank and value.shape[0] == 2 * half
+            return value[:half] if repeated else value
         raise Untyped("has an argument without a type")
     if isinstance(value, (tuple, list)):
         kinds = kind if isinstance(kind, (tuple, list)) else [None] * len(value)
         pairs = zip(kinds, value, strict=False)
-        return type(value)(_moved(typing, g, k, v, size) for k, v in pairs)
+        return type(value)(_moved(typing, g, k, v, halved) for k, v in pairs)
     return value
 
 

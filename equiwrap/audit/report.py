@@ -13,7 +13,7 @@ __all__ = ["STATUS", "Curve", "Finding", "Layer", "Remedy", "Report", "check_suf
 
 # what each status says of an operation
 STATUS = {
-    "exact": "keeps the symmetry, whatever its weights",
+    "exact": "keeps the symmetry, by its rule or with the weights it has",
     "weights": "could keep it; its weights do not",
     "misaligned": "its sampling grid breaks it, whatever its weights",
     "unsound": "should keep it, and the measurement says that it does not",
@@ -86,11 +86,11 @@ class Curve:
 class Report:
     """An audit: `error ± half_width` is relative with a 95 % interval, `floor` that of rounding.
 
-    `class_` is the `STATUS` of the model as a whole, or "dead" if it gives one value for all
-    inputs; `layers` are in the order in which they run. `data` maps what was learned from targets
-    ("model_error", "data_error", "alpha") to a number or to (value, low, high). `ranking` holds
-    (group, error, half width) where the group was "auto". Errors that are not finite are None once
-    they are written.
+    `class_` is the `STATUS` of the model as a whole, "signature" where its output moves otherwise
+    than was said, or "dead" if it gives one value for all inputs; `layers` are in the order in
+    which they run. `data` maps what was learned from targets ("model_error", "data_error",
+    "alpha") to a number or to (value, low, high). `ranking` holds (group, error, half width) where
+    the group was "auto". Errors that are not finite are None once they are written.
     """
 
     model: str

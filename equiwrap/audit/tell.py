@@ -5,23 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from ..graph.kinds import Kind
-from ..graph.propagate import Site
+from ..errors import SignatureError
+from ..graph.kinds import Kind, Untyped
+from ..graph.layout import signed
+from ..graph.propagate import Site, Typing
 from ..measure import DataError
 from .layers import Row
 from .report import Finding, Layer
 
-__all__ = ["findings", "layer_of", "spoken"]
+__all__ = ["findings", "layer_of", "otherwise", "spoken"]
 
 LEFT = 1e-9  # what may be left of an operation's own error after projection, in float64
+ROUNDED = 20  # units of rounding that an operation's own error may have
 
 
 def layer_of(
     site: Site, row: Row | None, share: float | None, after: Row | None, model: nn.Module
 ) -> Layer:
     """One line of the table."""
+    real = (p.dtype for p in model.parameters() if p.is_floating_point())
+    limit = max(LEFT, ROUNDED * torch.finfo(next(real, torch.float32)).eps)
     status = "exact"
     if site.why is not None:
         status = "untyped"
@@ -30,7 +37,7 @@ def layer_of(
     elif after is not None and after.own is not None and after.own > LEFT:
         status = "unsound"
     elif site.weights and not site.inner:
-        status = "weights" if row is None or row.own is None or row.own > LEFT else "exact"
+        status = "weights" if row is None or row.own is None or row.own > limit else "exact"
     why = site.why or (site.broken[0] if site.broken else None)
     dead = row is not None and row.dead
     return Layer(
@@ -75,6 +82,18 @@ _LEFT_OVER = {
         "average the model, or circular padding where the group shifts",
     ),
 }
+
+
+def otherwise(typing: Typing) -> list[Finding]:
+    """Outputs that the operations move, but not as the signature says."""
+    try:
+        told = tree_leaves(signed(typing), is_leaf=lambda part: isinstance(part, (Kind, Untyped)))
+    except SignatureError as error:
+        return [Finding("output", "signature", str(error), "")]
+    before = tree_leaves(typing.output, is_leaf=lambda part: isinstance(part, (Kind, Untyped)))
+    pairs = zip(before, told, strict=True)
+    moved = [now for was, now in pairs if isinstance(was, Kind) and isinstance(now, Untyped)]
+    return [Finding("output", "signature", why.reason, "") for why in moved]
 
 
 def spoken(data: DataError | None) -> dict[str, Any] | None:

@@ -31,10 +31,11 @@ ROWS = 15  # layers that the text shows
 BAR = 8  # columns of its bars
 
 _WHY = {
-    "exact": "Every operation keeps the symmetry, whatever the weights are.",
+    "exact": "Every operation keeps the symmetry.",
     "weights": "Every operation could keep the symmetry; only the weights break it.",
     "misaligned": "A sampling grid breaks the symmetry, whatever the weights are.",
     "unsound": "Operations that should keep the symmetry do not, as the measurement shows.",
+    "signature": "The output does not move as the signature says, whatever the operations do.",
     "untyped": "Some operations are not understood: there, the symmetry is measured only.",
 }
 _DATA = {"model_error": "model error", "data_error": "data error", "alpha": "best dial α*"}

@@ -110,7 +110,9 @@ def capture(model: nn.Module, *args: Any, **kwargs: Any) -> Captured:
             except Exception as error:
                 _lost(found, f"cannot be captured, a fault of equiwrap ({said(error)})")
     for path, module in model.named_modules():
-        runs = not is_leaf(module) and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+        runs = not is_leaf(module, root=not path) and not isinstance(
+            module, (nn.ModuleList, nn.ModuleDict)
+        )
         if runs and path not in found.tiers and not under_leaf(model, path):
             found.reasons[path] = "is not called on the example"
     for path in found.reasons.keys() & found.plans.keys():

@@ -20,7 +20,7 @@ from .projections import projectors
 from .propagate import Typing, generators, propagate
 from .snap import TOLERANCE, Probed, snap_and_probe
 
-__all__ = ["Layout", "lay_out"]
+__all__ = ["Layout", "lay_out", "signed"]
 
 NORMS = ("batchnorm2d", "batch_norm", "instancenorm2d", "instance_norm", "groupnorm", "group_norm")
 
@@ -87,7 +87,7 @@ def lay_out(
     try:
         model.eval()
         typing = propagate(model, signature, double, kwargs, hidden=hidden)
-        typing.output = _signed(typing)
+        typing.output = signed(typing)
         probed = snap_and_probe(model, typing, few, kwargs)
         size = size_to_use(model, typing, few, kwargs) if typing.misaligned else None
         found = projectors(model, typing)
@@ -131,7 +131,7 @@ def _samples(signature: Signature, i: int, x: Any, count: int) -> Any:
     return x.narrow(axis, 0, 1) if count == 1 else torch.cat([x] * count, axis)
 
 
-def _signed(typing: Typing) -> Any:
+def signed(typing: Typing) -> Any:
     """The types of the outputs, where they are those of the signature.
 
     Raises:

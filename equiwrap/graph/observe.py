@@ -43,7 +43,7 @@ def observe(twin: nn.Module, recorder: Recorder, demoted: Demoted) -> None:
         space: dict[str, Any] = {"__call__": call, "__getattribute__": read}
         for name in demoted.methods.get(original, ()):
             space[name] = method_leaf(recorder, original, name)
-        if not is_leaf(module) and path not in demoted.unwatched:
+        if not is_leaf(module, root=not path) and path not in demoted.unwatched:
             space["forward"] = forward
         recorder.paths[id(module)] = path
         swap(module, space)

@@ -22,14 +22,17 @@ def class_of(module: nn.Module) -> type[nn.Module]:
     return getattr(type(module), "_equiwrap_of", type(module))
 
 
-def is_leaf(module: nn.Module) -> bool:
-    """A layer of torch itself (parametrised or not), or scripted, or marked `opaque`."""
+def is_leaf(module: nn.Module, root: bool = False) -> bool:
+    """A layer of torch itself (parametrised or not), or scripted, or marked `opaque`.
+
+    A layer of torch that is the whole model (`root`) is a container: there is no call of it to see.
+    """
     if isinstance(module, torch.jit.ScriptModule) or "_equiwrap_inner" in module.__dict__:
         return True
     own = getattr(type(module), "_equiwrap_of", type(module))
     if getattr(module, "_equiwrap_opaque", False):
         return True
-    if isinstance(module, _CONTAINERS):
+    if root or isinstance(module, _CONTAINERS):
         return False
     home = own.__mro__[1].__module__ if hasattr(module, "parametrizations") else own.__module__
     return home.startswith(_LAYERS)

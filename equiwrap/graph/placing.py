@@ -239,9 +239,9 @@ def _matching(candidates: list[_Candidate], where: Where) -> list[_Candidate]:
                 f"expression of the whole name; the nearest are {', '.join(near) or 'none'}."
             )
     if not found:
+        instead = "it has no layers inside" if where is True else "True is every layer and add"
         raise SignatureError(
-            f"probes={where!r} chooses none of the {len(candidates)} nodes: use True for every "
-            "layer and residual add."
+            f"probes={where!r} chooses none of the {len(candidates)} nodes: {instead}."
         )
     return found
 
