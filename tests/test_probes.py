@@ -301,6 +301,8 @@ def test_in_place_too(net, x):
 def test_one_graph_off_and_one_on(net, x, hooked, monkeypatch):
     from torch._dynamo.testing import CompileCounterWithBackend
 
+    if hooked and torch.__version__ < "2.10":
+        pytest.skip("the dynamo of torch 2.9 cannot read a module's own forward")
     monkeypatch.setattr(placing, "unlike", lambda *_: hooked)  # as if these had failed
     m = ew.equivariantize(net, "C4", LOGITS, probes=True, example=x, frame="whole")
     probes, wanted = m.equiwrap.probes, m(x)

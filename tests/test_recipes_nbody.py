@@ -218,6 +218,7 @@ def test_averaging_an_equivariant_network_changes_nothing():
 
 
 def test_the_recipe_writes_its_table_and_goes_on_with_its_file(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
     module, path = nbody(), tmp_path / "found.json"
     monkeypatch.setattr(module, "trajectories", lambda count, seed: made(count, seed))
     command = ["--quick", "--epochs", "5", "--methods", "plain;EGNN", "--json", str(path)]

@@ -14,6 +14,8 @@ from recipes_shared import rng
 import equiwrap as ew
 from equiwrap.measure import model_error
 
+pytest.importorskip("sklearn")
+
 # -- steering --------------------------------------------------------------------------------------
 
 

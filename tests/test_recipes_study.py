@@ -139,6 +139,7 @@ def test_every_recipe_is_quoted_in_a_page():
 
 @pytest.mark.parametrize("name", NEEDS)
 def test_the_pages_print_the_stored_results(name, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
     module = recipe(name)
     asset = ROOT / "docs" / "assets" / f"{name}.json"
     figure = tmp_path / "figure.svg"
@@ -166,6 +167,7 @@ CHEAP = {
 def test_a_recipe_writes_rows_that_print_its_table_and_draws(name, tmp_path, capsys, monkeypatch):
     if name == "graph_atlas":
         pytest.importorskip("igraph", reason="needs python-igraph")
+    pytest.importorskip("matplotlib")
     module, path, figure = recipe(name), tmp_path / "rows.json", tmp_path / "figure.svg"
     words = ["--seeds", "1", "--json", str(path), *CHEAP[name].split()]
     module.main([*words, "--figure", str(figure), "--out", str(tmp_path / "out.md")])
