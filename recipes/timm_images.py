@@ -157,7 +157,7 @@ def main(given: list[str] | None = None) -> None:
         __doc__,
         given,
         seeds=3,
-        quick="ConvNeXt, C4, 4 epochs",
+        quick="ConvNeXt, C4, 3 epochs",
         only={"default": "", "help": "configs, comma-separated; all by default"},
         part={"choices": ["adapt", "scratch"], "help": "one of the two; both if not"},
         sets={"default": ",".join(SETS), "help": "comma-separated"},
@@ -170,7 +170,7 @@ def main(given: list[str] | None = None) -> None:
     if asked.write:
         return write(asked.write, chosen)
     for config in chosen.values():
-        config["epochs"] = asked.epochs or (4 if asked.quick else config["epochs"])
+        config["epochs"] = asked.epochs or (3 if asked.quick else config["epochs"])
     done = {tuple(row[k] for k in KEYS) for row in study.read(asked.json)}
     todo = [
         key
@@ -183,7 +183,7 @@ def main(given: list[str] | None = None) -> None:
     ]
     own = Study(asked.data, 450 if asked.quick else asked.limit)
     about = {"data": "MNIST" if asked.data else "digits", "limit": own.limit}
-    about["epochs"] = asked.epochs or (4 if asked.quick else "as configured")
+    about["epochs"] = asked.epochs or (3 if asked.quick else "as configured")
     rows = study.gathered(
         asked, todo, lambda key: [study.short(own.run(chosen[key[1]], *key), 5)], config=about
     )

@@ -203,7 +203,7 @@ def _measure(drawn, frame, sig, one) -> tuple[Any, Any]:
     typed, sizes, mask = [], {}, None
     for (name, kind), x in zip(sig.inputs, one, strict=True):
         if kind.untouched:
-            mask = x if (name or "") == "mask" else mask
+            mask = x.bool() if (name or "") == "mask" else mask
             continue
         if kind.ragged:
             typed.append(TypedInput(kind.padded, x[None]))

@@ -404,6 +404,7 @@ def test_an_output_that_moves_otherwise_than_was_said_is_named():
     assert report.error > 0.5
     assert report.findings[0].name == "output"
     assert "moves as b (c h w), and the signature says b k" in str(report)
+    ew.audit(net, "C8", x, signature="b c h w -> b k")  # which does not act on (c h w)
     pooled = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     right = ew.audit(pooled, "C4", x, signature="b c h w -> b k")
     assert right.class_ == "exact"

@@ -243,6 +243,8 @@ def test_a_mask_of_zeros_and_ones_is_a_mask(kind):
     torch.testing.assert_close(model(x, mask.to(kind)), there)
     with pytest.raises(ew.SignatureError, match="marks real points"):
         model(x, mask[..., None].to(kind))
+    with pytest.raises(ew.SignatureError, match="a mask that is added to scores"):
+        model(x, torch.where(mask > 0, 0.0, -torch.inf))
 
 
 @pytest.mark.parametrize(
@@ -290,6 +292,9 @@ def test_options_of_frames_are_checked_when_given(options):
     sig = Signature.parse("b c h w -> b k", "C4")
     with pytest.raises(ValueError, match=next(iter(options))):
         frame_for("whole", sig, **options)
+    clouds = Signature.parse("b n v -> b k", "S(n) x O(3)")  # words 7002764
+    with pytest.raises(ew.SignatureError, match="does not take seed"):
+        frame_for("joint", clouds, seed=None)
 
 
 def test_measuring_checks_the_inputs_first():

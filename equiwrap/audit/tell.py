@@ -90,6 +90,8 @@ def otherwise(typing: Typing) -> list[Finding]:
         told = tree_leaves(signed(typing), is_leaf=lambda part: isinstance(part, (Kind, Untyped)))
     except SignatureError as error:
         return [Finding("output", "signature", str(error), "")]
+    except Untyped:  # an action that is not computed
+        return []
     before = tree_leaves(typing.output, is_leaf=lambda part: isinstance(part, (Kind, Untyped)))
     pairs = zip(before, told, strict=True)
     moved = [now for was, now in pairs if isinstance(was, Kind) and isinstance(now, Untyped)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import SignatureError
@@ -55,6 +56,12 @@ def mask_among(
         shown = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise SignatureError(
             f"mask={mask!r} names the argument that marks real points, [b, n], and {shown} came."
+        )
+    real = found.is_floating_point() and not torch.compiler.is_compiling()
+    if real and bool(((found != 0) & (found != 1)).any()):
+        raise SignatureError(
+            f"mask={mask!r} marks real points by 1 and padding by 0, and other numbers came (a mask "
+            "that is added to scores?): give mask == 0, or booleans."
         )
     return found.bool()
 

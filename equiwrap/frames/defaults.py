@@ -123,9 +123,9 @@ def frame_for(frame: str | Frame, signature: Signature, **options: Any) -> Frame
         raise GroupError(f"There is no frame {name!r}: the names are {', '.join(names())}.")
     if name == "haar":
         check_compact(signature.group)
-    if name == "joint":
-        return _joint(signature.group, types, options)
     try:
+        if name == "joint":
+            return _joint(signature.group, types, options)
         return _class(name)(**options)
     except TypeError:
         raise SignatureError(
