@@ -60,8 +60,8 @@ def mask_among(
     real = found.is_floating_point() and not torch.compiler.is_compiling()
     if real and bool(((found != 0) & (found != 1)).any()):
         raise SignatureError(
-            f"mask={mask!r} marks real points by 1 and padding by 0, and other numbers came (a mask "
-            "that is added to scores?): give mask == 0, or booleans."
+            f"mask={mask!r} marks real points by 1 and padding by 0, and other numbers came (a "
+            "mask that is added to scores?): give mask == 0, or booleans."
         )
     return found.bool()
 
