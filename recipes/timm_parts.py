@@ -146,13 +146,22 @@ def table(rows: list[Row]) -> str:
 
 
 def figure(rows: list[Row], path: Path) -> None:
-    """Accuracy over C4, a dot a seed, a bar at the mean."""
+    """Accuracy over C4, a dot a seed, a bar at the mean: a line a part, a column a network."""
     here = [r for r in rows if r["set"] == "C4"]
-    shown = list(dict.fromkeys((r["part"], r["name"]) for r in here))
-    grid = {"ncols": len(shown), "squeeze": False, "sharex": True}
-    with study.drawn(path, (1 + 2.3 * len(shown), 2.6), **grid) as axes:
-        for ax, (part, name) in zip(axes[0], shown, strict=True):
-            mine = [r for r in here if (r["part"], r["name"]) == (part, name)]
-            ways = dict.fromkeys(r["method"] for r in mine)
-            study.dots(ax, {w: [r["turned"] for r in mine if r["method"] == w] for w in ways})
-            ax.set(title=f"{part}: {name}", xlim=(0, 100), xlabel="% right, over C4")
+    parts, names = (list(dict.fromkeys(r[k] for r in here)) for k in ("part", "name"))
+    size = (2 + 1.7 * len(names), 0.6 + 2 * len(parts))
+    grid = {"nrows": len(parts), "ncols": len(names), "sharey": "row", "squeeze": False}
+    with study.drawn(path, size, **grid) as axes:
+        for line, part in zip(axes, parts, strict=True):
+            ways, first = dict.fromkeys(r["method"] for r in here if r["part"] == part), True
+            for ax, name in zip(line, names, strict=True):
+                mine = [r for r in here if (r["part"], r["name"]) == (part, name)]
+                shown = {w: [r["turned"] for r in mine if r["method"] == w] for w in ways}
+                ax.set(xlim=(0, 103), xlabel="% right, over C4", title=f"{part}: {name}")
+                if all(shown.values()):
+                    study.dots(ax, shown)
+                    ax.tick_params(labelleft=first)
+                    first = False
+                else:
+                    ax.set_axis_off()
+                    ax.set_title("")
