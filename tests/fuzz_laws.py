@@ -58,7 +58,7 @@ def wrapped_law(drawn: Drawn) -> str | None:
     """*⟨f⟩ = Σ w ρ f ρ⁻¹ by the slow road*, equivariant, with everything around it intact."""
     net = drawn.build()
     inputs = drawn.feed(3)
-    if plainly(net, inputs) is None:
+    if plainly(net, inputs) is None or plainly(net, drawn.feed(1)) is None:
         return "the plain model raises"
     before = snapshot(net)
     try:

@@ -219,6 +219,43 @@ class Turned(nn.Module):
         return self.body(x.movedim(1, 0).flatten(1))
 
 
+@pytest.mark.parametrize("hidden", ["trivial", "regular"])
+def test_layers_that_share_a_weight_share_its_projection(hidden):
+    """Model 7002416: the types of the first layer alone were asked of it."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (nn.Conv2d(4, 4, 3, padding=1) for _ in "ab")
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.b(self.a(x).relu())
+
+    x = torch.randn(2, 4, 7, 7, dtype=torch.float64)
+    for signature in ("b c h w -> b c h w", "b c h w -> b r h w"):
+        model = ew.equivariantize(
+            Tied().double(), "C4", signature, method="project", hidden=hidden, example=x
+        )
+        assert float(model.equiwrap.errors(torch.randn(2, 4, 7, 7, dtype=torch.float64))) < 1e-12
+        folded = model.equiwrap.fold()
+        assert folded.a.weight is folded.b.weight
+        assert float(folded.a.weight.norm()) > 0.1
+    vectors = "b (c v) h w -> b c h w"
+    with pytest.raises(ew.CaptureError, match="is used in two ways"):
+        ew.equivariantize(Tied().double(), "C4", vectors, method="project", example=x)
+
+
+def test_values_that_rest_do_not_make_a_network_exact():
+    """Model 7002733: a norm of one channel gave zeros, on which nothing is off the centre."""
+    net = nn.Sequential(nn.GroupNorm(1, 1), nn.MaxPool2d(2, 2), nn.Conv2d(1, 1, 3, padding=1))
+    x = torch.randn(2, 1, 5, 5)
+    with torch.no_grad():
+        net[0].weight.zero_()
+    model = ew.equivariantize(net, "C4", "b c h w -> b c h w", method="penalize", example=x)
+    assert model.equiwrap.label == "MISALIGNED"
+
+
 def test_an_audit_finds_the_batch_where_the_signature_has_it():
     """Models 21 and 53: the first axis was cut, and the model was said not to run."""
     report = ew.audit(Turned(), "C4", torch.randn(3, 12, 2), signature="n b v -> b k")

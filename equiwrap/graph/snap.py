@@ -125,8 +125,10 @@ def _last(typing: Typing) -> Any:
 
 
 def _label(typing: Typing, failing: tuple[Site, ...]) -> str:
+    if not failing and _typed(typing.output):  # a network whose values rest hides what breaks
+        return MISALIGNED if typing.misaligned else EXACT
     if not failing:
-        return EXACT if _typed(typing.output) else UNSOUND
+        return UNSOUND
     broken = {site.at.key for site in typing.misaligned}
     first = failing[0]
     while first.inner and len(failing) > 1:

@@ -185,6 +185,10 @@ class Walker:
                 )
             self.typing.tables += tables
 
+    def _first(self, path: str) -> str:
+        """The first path of a tensor that several layers share: they ask for one projection."""
+        return self.names.get(id(attribute(self.model, path)), path)
+
     def _enter(
         self,
         at: Node,
@@ -196,11 +200,13 @@ class Walker:
         args: Any,
         kwargs: Any,
     ) -> None:
-        weights = [*asked.kernels, *(path for path, _ in asked.whole)]
+        kernels = [self._first(path) for path in asked.kernels]
+        whole = [(self._first(path), kind) for path, kind in asked.whole]
+        weights = [*kernels, *(path for path, _ in whole)]
         weights += [source for const, _ in asked.demands for _, source in const.terms or ()]
         if why is None:
-            self.typing.kernels |= set(asked.kernels)
-            for path, kind in asked.whole:
+            self.typing.kernels |= set(kernels)
+            for path, kind in whole:
                 kinds = self.typing.whole.setdefault(path, [])
                 kinds += [kind] if kind not in kinds else []
         self.typing.sites[at.key] = Site(
