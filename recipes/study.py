@@ -65,6 +65,8 @@ def asked(
 
 def which(text: str) -> list[int]:
     """`"3"` is 0, 1, 2; `"0,4"` is 0 and 4; `"4,"` is 4 alone."""
+    if not all(part.strip().isdigit() for part in text.rstrip(",").split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} was given for numbers, as in 3 or 0,4 or 4,")
     if "," in text:
         return [int(part) for part in text.split(",") if part.strip()]
     if int(text) < 1:

@@ -126,7 +126,7 @@ class Study:
 
 def adapted(over: str) -> tuple[str, ...]:
     """The ways to wrap a frozen network."""
-    return ("frozen", "average", *(("its confidence", "upright prior") if over in "C4 D4" else ()))
+    return ("frozen", "average", *(() if over == "±45°" else ("its confidence", "upright prior")))
 
 
 def write(folder: Path, chosen: dict[str, Config]) -> None:
@@ -169,15 +169,20 @@ def main(given: list[str] | None = None) -> None:
     chosen = configs([n for n in (asked.only or "convnext" * asked.quick).split(",") if n])
     if asked.write:
         return write(asked.write, chosen)
+    if asked.limit < 1:
+        sys.exit(f"--limit {asked.limit} was asked for: it counts images, one at least.")
     for config in chosen.values():
         config["epochs"] = asked.epochs or (3 if asked.quick else config["epochs"])
+    sets = ["C4"] if asked.quick else asked.sets.split(",")
+    if lost := [each for each in sets if each not in SETS]:
+        sys.exit(f"There is no set {', '.join(lost)}: there are {', '.join(SETS)}.")
     done = {tuple(row[k] for k in KEYS) for row in study.read(asked.json)}
     todo = [
         key
         for name, config in chosen.items()
         for seed in asked.seeds
         for part in ([asked.part] if asked.part else ["adapt", "scratch"])
-        for over in (["C4"] if asked.quick else asked.sets.split(","))
+        for over in sets
         for method in (adapted(over) if part == "adapt" else methods(over, config["img_size"]))
         if (key := (part, name, over, method, seed)) not in done
     ]

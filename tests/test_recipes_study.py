@@ -52,6 +52,9 @@ def test_seeds_are_a_number_or_a_list(capsys):
     with pytest.raises(SystemExit):
         study().asked("", ["--seeds", "0"], **front)
     assert "seed 0 alone is 0," in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        study().asked("", ["--seeds", "all"], **front)
+    assert "'all' was given for numbers" in capsys.readouterr().err
 
 
 def test_a_spread_is_the_sample_deviation():

@@ -84,6 +84,8 @@ def test_written_configs_are_what_timms_parser_takes(tmp_path):
         assert set(config) == known  # arguments of train.py, under their names
     with pytest.raises(SystemExit, match="There is no config resnet81: there are convnext, "):
         timm_images.configs(["resnet81"])
+    with pytest.raises(SystemExit, match="There is no set C5: there are C4, D4, ±45°"):
+        timm_images.main(["--sets", "C4,C5"])
 
 
 def test_turned_images_are_turned_by_their_angles():
