@@ -1,4 +1,7 @@
-"""The kinds of refusal: one base class, each kind also the builtin that a caller would catch."""
+"""The kinds of refusal: one base class, each kind also the builtin that a caller would catch.
+
+`article` names in a sentence what was given instead of what was asked for.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ __all__ = [
     "GroupError",
     "NoEffectWarning",
     "SignatureError",
+    "article",
 ]
 
 
@@ -44,3 +48,9 @@ class EquiwrapWarning(UserWarning):
 
 class NoEffectWarning(EquiwrapWarning):
     """A call that changed nothing."""
+
+
+def article(value: object) -> str:
+    """'a list', 'an int', 'None': the type of a value with its article."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"

@@ -326,6 +326,8 @@ def test_bad_calls_get_a_sentence():
     refuses(ew.SignatureError, "takes", "C4", "image: b c h w -> b k")
     refuses(ew.SignatureError, "names no argument", "C4", LOGITS, mask="padding")
     refuses(ew.GroupError, "no frame 'best'", "C4", LOGITS, frame="best")
+    refuses(ew.GroupError, "and None was given", "C4", LOGITS, frame=None)
+    refuses(ew.SignatureError, "them; an int was given", "C4", LOGITS, example=3)
     refuses(ew.SignatureError, "does not take", "C4", LOGITS, frame="whole", sharpness=3)
     refuses(
         ew.SignatureError, "beside a frame object", "C4", LOGITS, frame=ew.frames.Whole(), chunk=2

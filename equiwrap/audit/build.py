@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CaptureError, EquiwrapError, GroupError
+from ..errors import CaptureError, EquiwrapError, GroupError, article
 from ..graph.advice import fixes, size_to_use
 from ..graph.kinds import Untyped
 from ..graph.propagate import Typing, generators, propagate
@@ -51,7 +51,7 @@ def build(
     """
     if not isinstance(model, nn.Module):
         raise CaptureError(
-            f"An audit looks inside a torch.nn.Module, and a {type(model).__name__} was given: "
+            f"An audit looks inside a torch.nn.Module, and {article(model)} was given: "
             "pass the model itself."
         )
     examples = read_examples(example, targets).along(signature, group)

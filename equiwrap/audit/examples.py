@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import EquiwrapError, SignatureError
+from ..errors import EquiwrapError, SignatureError, article
 from ..signature import Signature
 
 __all__ = ["Examples", "read_examples"]
@@ -96,7 +96,7 @@ def read_examples(given: Any, targets: Any) -> Examples:
         return Examples((tuple(given),), labels) if targets is not True else _paired([given], True)
     if not isinstance(given, Iterable):
         raise SignatureError(
-            f"An audit runs on inputs, and a {type(given).__name__} was given: a tensor, a tuple "
+            f"An audit runs on inputs, and {article(given)} was given: a tensor, a tuple "
             "of tensors, or a loader of batches."
         )
     return _paired(given, targets is True)

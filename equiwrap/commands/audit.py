@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..audit.report import Report, check_suffix
-from ..errors import EquiwrapError
+from ..errors import EquiwrapError, article
 from ..groups import Group, parse_group
 from ..signature import Signature, looks_like_images, trial_input
 from .folder import Folder, Refusal
@@ -153,13 +153,13 @@ def load(source: str, pretrained: bool = False, seed: int = 0) -> nn.Module:
     found = _attribute(where, name)
     if not isinstance(found, nn.Module):
         if not callable(found):
-            raise Refusal(f"{source} is a {type(found).__name__}, neither a model nor callable.")
+            raise Refusal(f"{source} is {article(found)}, neither a model nor callable.")
         try:
             found = found()
         except Exception as error:
             raise Refusal(f"{source}() raised {_said(error)}; it is called alone.") from None
     if not isinstance(found, nn.Module):
-        raise Refusal(f"{source}() returned a {type(found).__name__}; a torch.nn.Module is needed.")
+        raise Refusal(f"{source}() returned {article(found)}; a torch.nn.Module is needed.")
     return found.eval()
 
 

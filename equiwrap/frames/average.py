@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SignatureError
+from ..errors import SignatureError, article
 from ..signature import TensorType
 from .base import GroupMeasure, TypedInput
 
@@ -53,7 +53,7 @@ def mask_among(
     if found is None:
         return None
     if not isinstance(found, Tensor) or found.ndim != 2:
-        shown = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        shown = list(found.shape) if isinstance(found, Tensor) else article(found)
         raise SignatureError(
             f"mask={mask!r} names the argument that marks real points, [b, n], and {shown} came."
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from ..errors import GroupError, SignatureError
+from ..errors import GroupError, SignatureError, article
 from ..groups import (
     Euclidean,
     Group,
@@ -113,8 +113,8 @@ def frame_for(frame: str | Frame, signature: Signature, **options: Any) -> Frame
     types = tuple(kind for _, kind in signature.inputs)
     if not isinstance(frame, str):
         raise GroupError(
-            f"A frame is a name ({', '.join(names())}) or a value of ew.frames, and a "
-            f"{type(frame).__name__} was given."
+            f"A frame is a name ({', '.join(names())}) or a value of ew.frames, and "
+            f"{article(frame)} was given."
         )
     name = _default(signature.group, types) if frame == "auto" else frame
     if name == "weighted" and isinstance(signature.group, Permutations):

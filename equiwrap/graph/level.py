@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
+from ..errors import article
 from .expect import constants_in, counted, counts, expect, shown
 from .known import hoists
 from .nested import PLAIN, PLAIN_TORCH, leaves_of
@@ -161,7 +162,7 @@ class Level:
         if isinstance(value, nn.Module) and id(value) in self.modules:
             path = self.modules[id(value)]
             return self.graph.get_attr(path) if path else self.this
-        raise Output(f"passes a {type(value).__name__}, which a graph cannot hold")
+        raise Output(f"passes {article(value)}, which a graph cannot hold")
 
     def tensor(self, value: Tensor) -> fx.Node:
         """The node of a tensor: made here, or an attribute of the module.

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..errors import article
 from .changes import attributes_now, draws_now, versions_now
 from .level import Level
 from .nested import PLAIN, identities, leaves_of, rebuild, strip
@@ -262,7 +263,7 @@ class Recorder(TorchFunctionMode):
         if not isinstance(leaf, PLAIN) and id(leaf) not in level.nodes:
             level.know(leaf, lambda: node)
         if getattr(leaf, "__dict__", None) and not isinstance(leaf, (Tensor, nn.Module)):
-            level.mark(f"takes a {type(leaf).__name__}, whose attributes cannot be watched")
+            level.mark(f"takes {article(leaf)}, whose attributes cannot be watched")
         return leaf
 
     def demoted_method(self, module: nn.Module, name: str, run: Callable[..., Any]) -> Any:

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable
 
-from ..errors import GroupError
+from ..errors import GroupError, article
 from .base import Group
 from .linear import Linear
 from .lorentz import Lorentz
@@ -63,7 +63,7 @@ def parse_group(name: str | Group) -> Group:
         return name
     if not isinstance(name, str):
         raise GroupError(
-            f"A group was expected, by name or by value, and a {type(name).__name__} was given: "
+            f"A group was expected, by name or by value, and {article(name)} was given: "
             'write "C4", "SO(3)" or ew.groups.FiniteGroup(...).'
         )
     parts = [part.strip() for part in re.split(r"\s+[x×]\s+", name.strip())]

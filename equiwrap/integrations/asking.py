@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import article
+
 __all__ = ["check_asked", "check_state"]
 
 SUFFIXES = (".html", ".json", ".csv")
@@ -23,7 +25,7 @@ def check_asked(pulls: bool, watches: bool, **asked: Any) -> None:
     model, log, total, report = (asked[k] for k in ("model", "log", "total", "report"))
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"A callback is about a torch.nn.Module, and a {type(model).__name__} was given: pass "
+            f"A callback is about a torch.nn.Module, and {article(model)} was given: pass "
             "the model that trains, EquivarianceCallback(model, group)."
         )
     if log is not None and not callable(log):

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from ..errors import EquiwrapWarning
+from ..errors import EquiwrapWarning, article
 from ..groups import Group
 from ..penalty.schedule import Given, snap
 from ..penalty.targets import Strength, targets_of
@@ -143,7 +143,7 @@ class EquivarianceCallback:
         optimizer = getattr(optimizer, "optimizer", optimizer)  # trainers wrap it
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
-                f"A callback follows a torch.optim.Optimizer, and a {type(optimizer).__name__} was "
+                f"A callback follows a torch.optim.Optimizer, and {article(optimizer)} was "
                 "given: before_step(optimizer)."
             )
         self.total = self.total if total is None else total

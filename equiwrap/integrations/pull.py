@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..errors import NoEffectWarning
+from ..errors import NoEffectWarning, article
 from ..penalty.decay import EquivarianceDecay
 from ..penalty.schedule import Given, as_schedule, snap
 from ..penalty.shards import settle
@@ -150,7 +150,7 @@ class Pull:
                 live(copy, self.targets)
             except AttributeError as error:
                 raise ValueError(
-                    f"ema= holds copies of the model, and a {type(copy).__name__} is none: {error}."
+                    f"ema= holds copies of the model, and {article(copy)} is none: {error}."
                 ) from None
 
     def hold(self, copies: Sequence[nn.Module]) -> None:

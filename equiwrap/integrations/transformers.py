@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 from torch import nn
 
+from ..errors import article
 from ..groups import Group
 from ..signature import Signature
 from .curves import Row, Run
@@ -170,7 +171,7 @@ class EquivarianceCallback(TrainerCallback, ExportableState):
         subject = model if self.model is None else self.model
         if not _share(subject, model):
             raise ValueError(
-                f"The callback was given a {type(subject).__name__}, and the Trainer trains a "
+                f"The callback was given {article(subject)}, and the Trainer trains a "
                 f"{type(model).__name__} that shares no parameter with it: give the callback the "
                 "Trainer itself, EquivarianceCallback(trainer, …)."
             )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import SignatureError
+from ..errors import SignatureError, article
 from ..signature import Signature
 from .dial import logit_dial, squared_dial
 from .estimate import Estimate, from_error, of_mean
@@ -232,7 +232,7 @@ def _batches(data: Iterable[Any], model: Any) -> Iterable[tuple[tuple[Any, ...],
     for batch in [data] if one else data:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise SignatureError(
-                f"The data are batches (x, y), and a {type(batch).__name__} came: give a loader of "
+                f"The data are batches (x, y), and {article(batch)} came: give a loader of "
                 "tuples whose last entry is the target, or one such tuple of tensors."
             )
         *inputs, y = batch

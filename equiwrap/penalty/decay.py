@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..errors import NoEffectWarning
+from ..errors import NoEffectWarning, article
 from .schedule import Given, as_schedule
 from .shards import act_, settle, sharded, whole_
 from .steps import STEPS
@@ -77,8 +77,8 @@ class EquivarianceDecay:
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
-                f"A decay follows the steps of a torch.optim.Optimizer, and a "
-                f"{type(optimizer).__name__} was given: EquivarianceDecay(model, optimizer)."
+                f"A decay follows the steps of a torch.optim.Optimizer, and "
+                f"{article(optimizer)} was given: EquivarianceDecay(model, optimizer)."
             )
         self.targets = tuple(targets_of(model) if targets is None else targets)
         self._check(every, kind, separate)

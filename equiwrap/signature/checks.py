@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import SignatureError
+from ..errors import SignatureError, article
 from ..grids import axes_of, check_grid
 from ..representations import letters
 from .grammar import Axis
@@ -94,8 +94,8 @@ def check_tensor(kind: TensorType, x: object, what: str) -> Tensor:
     """
     if not isinstance(x, Tensor):
         raise SignatureError(
-            f"{what} is typed {str(kind)!r}, so a tensor is expected, and a "
-            f"{type(x).__name__} was given: type it _ if it is to be passed through."
+            f"{what} is typed {str(kind)!r}, so a tensor is expected, and "
+            f"{article(x)} was given: type it _ if it is to be passed through."
         )
     ellipsis = len(kind.axes) > 0 and kind.axes[0].name == "..."
     wanted = len(kind.axes) - ellipsis

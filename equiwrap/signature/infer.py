@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import SignatureError
+from ..errors import SignatureError, article
 from ..grids import on_grid
 from ..groups import Group
 from .signature import Signature
@@ -138,7 +138,7 @@ def _describe(signature: Signature, out: Any, shape: torch.Size) -> tuple[str, A
             (None, _leaf(signature.group, v, shape, f"output {i}")) for i, v in enumerate(out)
         )
     raise SignatureError(
-        f"The model returns a {type(out).__name__}, whose parts cannot be typed by their shapes: "
+        f"The model returns {article(out)}, whose parts cannot be typed by their shapes: "
         "write "
         'the outputs out, as in "b c h w -> {logits: b k}".'
     )

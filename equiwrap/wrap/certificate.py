@@ -13,7 +13,7 @@ from torch import Tensor
 from ..audit.bound import Bound, bound
 from ..audit.layers import layerwise
 from ..audit.shares import attribute_defect, outputs_typed
-from ..errors import SignatureError
+from ..errors import SignatureError, article
 from ..graph.propagate import Typing, propagate
 from ..graph.twin import held_random, twin_of
 from ..measure import Estimate, model_error
@@ -129,8 +129,8 @@ def _gathered(data: Any, count: int, wanted: int) -> tuple[Any, ...]:
                 break
     if not rows or not all(isinstance(x, Tensor) for row in rows for x in row):
         raise SignatureError(
-            f"certificate takes inputs (a tensor, a tuple of them, or a loader), and a "
-            f"{type(data).__name__} without any was given."
+            f"certificate takes inputs (a tensor, a tuple of them, or a loader), and "
+            f"{article(data)} without any was given."
         )
     return tuple(torch.cat(column)[:count] for column in zip(*rows, strict=True))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from ..errors import SignatureError
+from ..errors import SignatureError, article
 
 __all__ = ["Config"]
 
@@ -85,5 +85,5 @@ class Config:
                 f"The config is not JSON ({error}): give what `.config.to_json()` wrote."
             ) from None
         if not isinstance(given, dict):
-            raise SignatureError(f"A config is a JSON object, found a {type(given).__name__}.")
+            raise SignatureError(f"A config is a JSON object, found {article(given)}.")
         return cls.from_dict(given)

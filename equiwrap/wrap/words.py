@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
-from ..errors import CaptureError, GroupError, SignatureError
+from ..errors import CaptureError, GroupError, SignatureError, article
 from ..frames import Frame
 from ..groups import Group
 from ..measure import interpolation_floor
@@ -85,7 +85,7 @@ def check_kinds(asked: Any) -> None:
         if given is not None and not fits(given):
             shown = repr(given) if isinstance(given, (int, float, str)) else ""
             raise (GroupError if name == "group" else SignatureError)(
-                f"{name}={shown or 'a ' + type(given).__name__} was given; it is {words}."
+                f"{name}={shown or article(given)} was given; it is {words}."
             )
 
 
@@ -99,7 +99,7 @@ def check_model(model: object, group: object) -> None:
     line = f'ew.equivariantize(net, "{name}")'
     if not isinstance(model, nn.Module):
         raise CaptureError(
-            f"equivariantize takes a torch.nn.Module, and a {type(model).__name__} was given: put "
+            f"equivariantize takes a torch.nn.Module, and {article(model)} was given: put "
             "the function into the forward of a module."
         )
     classes = {cls.__name__ for cls in type(model).__mro__}
@@ -131,8 +131,8 @@ def check_example(inputs: tuple[Any, ...] | None) -> None:
     leaves = tree_leaves(inputs)
     if inputs is not None and not any(isinstance(x, torch.Tensor) for x in leaves):
         raise SignatureError(
-            f"example= is an input or a tuple of inputs, tensors as the model takes them; a "
-            f"{type(inputs[0] if inputs else inputs).__name__} was given."
+            f"example= is an input or a tuple of inputs, tensors as the model takes them; "
+            f"{article(inputs[0] if inputs else inputs)} was given."
         )
 
 
