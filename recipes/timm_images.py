@@ -2,6 +2,7 @@
 
     python recipes/timm_images.py --seeds 3 --json timm_images.json --figure timm_images.svg
     python recipes/timm_images.py --quick                     # ConvNeXt and C4, fewer epochs
+    python recipes/timm_images.py --part scratch              # what takes hours on a CPU too
     python recipes/timm_images.py --data FOLDER               # MNIST's t10k files
     python recipes/timm_images.py --write FOLDER              # configs for timm's train.py, no run
 
@@ -34,6 +35,12 @@ CONFIGS = Path(__file__).parent / "configs"
 Config = dict[str, Any]
 KEYS = ("part", "name", "set", "method", "seed")
 OURS = ("group", "frame")  # what a config says about equivariance, and a method says anew
+COSTLY = {  # hours on a CPU: from scratch these run where `--part scratch` asks for them
+    "resnet18": {"D4"},
+    "resnet50": {"D4", "±45°"},
+    "swin": {"D4"},
+    "vit_small": {"D4", "±45°", "soft"},
+}
 
 
 def methods(group: str, side: int) -> dict[str, Config]:
@@ -124,9 +131,12 @@ class Study:
         return self.made[key]
 
 
-def adapted(over: str) -> tuple[str, ...]:
-    """The ways to wrap a frozen network."""
-    return ("frozen", "average", *(() if over == "±45°" else ("its confidence", "upright prior")))
+def tabled(part: str, name: str, over: str, every: bool = False) -> list[str]:
+    """The rows of a network under a group or set; `every`: the costly ones too."""
+    if part == "adapt":
+        return ["frozen", "average"] + ["its confidence", "upright prior"] * (over != "±45°")
+    found = methods(over, 0)
+    return [way for way in found if every or not {over, way} & COSTLY.get(name, set())]
 
 
 def write(folder: Path, chosen: dict[str, Config]) -> None:
@@ -183,7 +193,7 @@ def main(given: list[str] | None = None) -> None:
         for seed in asked.seeds
         for part in ([asked.part] if asked.part else ["adapt", "scratch"])
         for over in sets
-        for method in (adapted(over) if part == "adapt" else methods(over, config["img_size"]))
+        for method in tabled(part, name, over, bool(asked.part))
         if (key := (part, name, over, method, seed)) not in done
     ]
     own = Study(asked.data, 450 if asked.quick else asked.limit)
