@@ -85,5 +85,8 @@ class Config:
                 f"The config is not JSON ({error}): give what `.config.to_json()` wrote."
             ) from None
         if not isinstance(given, dict):
-            raise SignatureError(f"A config is a JSON object, found {article(given)}.")
+            raise SignatureError(
+                f"A config is a JSON object, and {article(given)} was found: give what "
+                "`.config.to_json()` wrote."
+            )
         return cls.from_dict(given)
