@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,16 @@ def test_turned_images_are_turned_by_their_angles():
     torch.testing.assert_close(found[2], x[2].rot90(2, (1, 2)), rtol=0, atol=1e-5)
     either = [x[1].rot90(k, (1, 2)) for k in (1, 3)]
     assert any(torch.allclose(found[1], e, atol=1e-5) for e in either)
+
+
+def test_the_command_without_options_has_nothing_left_to_run_for_the_page(tmp_path, monkeypatch):
+    import timm_images
+
+    held = ROOT / "docs/assets/timm_images.json"
+    kept = tmp_path / "rows.json"
+    kept.write_text(held.read_text())
+    monkeypatch.setattr(timm_images.Study, "run", lambda own, config, *key: pytest.fail(str(key)))
+    timm_images.main(["--json", str(kept)])
+    rows = json.loads(held.read_text())["rows"]
+    each = Counter((r["part"], r["set"], r["name"], r["method"]) for r in rows)
+    assert set(each.values()) == {3}
