@@ -256,6 +256,22 @@ def test_values_that_rest_do_not_make_a_network_exact():
     assert model.equiwrap.label == "MISALIGNED"
 
 
+def test_a_bias_of_pixels_is_not_added_to_vectors():
+    x = torch.randn(2, 4, 8, 8)
+    vectors, scalars = "b (c v) h w -> b (c v) h w", "b c h w -> b c h w"
+    options = {"method": "penalize", "penalty": 0.5, "example": x}
+    with pytest.warns(ew.NoEffectWarning):
+        model = ew.equivariantize(nn.LayerNorm([8, 8]), "D4", vectors, **options)
+    assert model.equiwrap.label == "UNSOUND"
+    for net, signature in ((nn.LayerNorm([8, 8]), scalars), (nn.RMSNorm([8, 8]), vectors)):
+        model = ew.equivariantize(net, "D4", signature, **options)
+        assert model.equiwrap.label == "EXACT"
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight.add_(torch.randn_like(weight))
+        ew.project_(net, "D4", signature, example=x)
+
+
 def test_an_audit_finds_the_batch_where_the_signature_has_it():
     """Models 21 and 53: the first axis was cut, and the model was said not to run."""
     report = ew.audit(Turned(), "C4", torch.randn(3, 12, 2), signature="n b v -> b k")

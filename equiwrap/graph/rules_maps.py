@@ -115,11 +115,18 @@ def _normalised(call: Call, tables: list[Any], groups: int = 1) -> Kind:
 @operation("layer_norm", "rms_norm")
 def layer_norm(call: Call) -> Any:
     """Over the last axes; its parameters must be invariant there."""
+    return _scaled(call, call.arg(2, "weight"), call.arg(3, "bias"))
+
+
+def _scaled(call: Call, *tables: Any) -> Kind:
     kind = call.kind()
-    for at, name in ((2, "weight"), (3, "bias")):
-        table = call.arg(at, name)
-        if isinstance(table, Const):
-            call.demand(table, fitted(table.value.shape, kind))
+    for table in tables:
+        if not isinstance(table, Const):
+            continue
+        outer = kind.axes[: len(kind.axes) - table.value.dim()]
+        if table is tables[1] and "v" in {a.name for x in outer for block in x for a in block}:
+            raise Untyped("adds a bias to the components of vectors")
+        call.demand(table, fitted(table.value.shape, kind))
     return kind
 
 
@@ -215,11 +222,7 @@ def own(call: Call, name: str, *, labels: Any = True) -> Const | None:
 @layer(nn.LayerNorm, nn.RMSNorm)
 def layer_norm_layer(call: Call) -> Any:
     """As `layer_norm`, with the layer's own parameters."""
-    kind = call.kind()
-    for table in (own(call, "weight"), own(call, "bias")):
-        if table is not None:
-            call.demand(table, fitted(table.value.shape, kind))
-    return kind
+    return _scaled(call, own(call, "weight"), own(call, "bias"))
 
 
 @layer(
