@@ -137,7 +137,7 @@ class Signature:
                 return [out.get(name) for name, _ in self.outputs]
         elif isinstance(out, (tuple, list)) and len(out) == len(self.outputs):
             return list(out)
-        found = f"{article(out)}" + (f" of {len(out)}" if isinstance(out, (tuple, list)) else "")
+        found = article(out) + (f" of {len(out)}" if isinstance(out, (tuple, list)) else "")
         raise SignatureError(
             f"The signature promises {str(self).split('->')[1].strip()!r}, and the model returned "
             f"{found}: write the outputs as they come (a tuple with commas, a dict in braces)."
