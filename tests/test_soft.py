@@ -307,6 +307,14 @@ def test_a_model_that_would_not_be_exact_is_refused_with_every_node_and_its_fix(
     assert 'method="average" is exact for any model' in text
 
 
+def test_an_output_that_cannot_be_followed_has_no_error_to_tell():
+    with pytest.raises(EquivarianceError) as found:
+        soft(nn.Flatten(), torch.randn(2, 3, 8, 8), signature="b c h w -> b k")
+    assert "UNSOUND under C4" in str(found.value)
+    assert "its output cannot be followed. 1 node is in the way:\n" in str(found.value)
+    assert "nan" not in str(found.value)
+
+
 def test_an_exact_model_needs_all_of_its_weights(net, x):
     with pytest.raises(EquivarianceError, match="targets= came beside"):
         soft(net, x, targets="0")

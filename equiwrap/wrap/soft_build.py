@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 import torch
@@ -194,12 +195,13 @@ def _inexact(view: nn.Module, layout: Layout, sig: Signature) -> str:
             'targets= came beside method="project": an exact model needs all of its weights '
             "projected. Give softness= to project some."
         )
-    count = len(layout.broken)
+    count, error = len(layout.broken), layout.probed.output
+    left = "its output cannot be followed" if isnan(error) else f"its output's error is {error:.1e}"
     lines = layout.sentence() or "  its output has no type under this signature"
     return (
         f"{type(view).__name__} is {layout.label} under {sig.group} once its weights are "
-        f"projected: the error of its output stays {layout.probed.output:.1e}. {count} nodes are "
-        f"in the way:\n{lines}\n"
+        f"projected: {left}. {count} {'node is' if count == 1 else 'nodes are'} in the way:\n"
+        f"{lines}\n"
         'method="average" is exact for any model; softness= projects without this promise.'
     )
 
@@ -212,12 +214,13 @@ def _in_order(view: nn.Module, layout: Layout) -> list[str]:
 
 def _notes(layout: Layout) -> list[str]:
     """What the verdict means for training."""
-    names = ", ".join(name for name, *_ in layout.broken[:3])
+    names = ", ".join([name for name, *_ in layout.broken[:3]] + ["…"] * (len(layout.broken) > 3))
     if layout.label == "MISALIGNED":
         fix = next((line[3] for line in layout.broken if line[3]), "")
+        error = layout.probed.output
+        stays = "" if isnan(error) else f", {error:.1e} of the output's error stays"
         return [
-            f"{len(layout.broken)} nodes sample off their centre ({names}, …): pulling the weights "
-            f"cannot mend that, {layout.probed.output:.1e} of the output's error stays. {fix}"
+            f"Nodes sample off their centre ({names}): pulling weights cannot mend it{stays}. {fix}"
         ]
     if layout.label == "UNSOUND":
         return [f"Not all of the model is followed ({names}): what lies behind is left free."]
