@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import equiwrap as ew
 from equiwrap.groups import parse_group
@@ -166,3 +167,44 @@ def test_the_action_is_a_homomorphism_on_every_pattern():
         x = torch.randn(shape, dtype=torch.float64)
         both = kind.act(group.compose(g, h), x, 1)
         torch.testing.assert_close(both, kind.act(g, kind.act(h, x, 1), 1))
+
+
+class Maps(nn.Module):
+    """A convolution, in one of the forms in which models return things."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.conv, self.form = nn.Conv2d(3, 4, 3, padding=1), form
+
+    def forward(self, x):
+        y = self.conv(x)
+        flat = y.flatten(2).mT
+        return {"one": flat, "tuple": (flat, y), "dict": {"tokens": flat, "map": y}}[self.form]
+
+
+@pytest.mark.parametrize(
+    ("form", "wanted"),
+    [
+        ("one", '"b c h w -> b t k": "b t k" is an invariant, "b h w" a grid'),
+        ("tuple", '"b c h w -> _, b c h w": _ passes it through'),
+        ("dict", '"b c h w -> {tokens: _, map: b c h w}": _ passes it through'),
+    ],
+)
+def test_outputs_whose_shapes_say_nothing_are_shown_as_they_are_written(form, wanted):
+    with pytest.raises(ew.SignatureError, match=r"shape \[2, \d+, 4\].* do not say") as found:
+        ew.equivariantize(Maps(form), "C4")
+    assert wanted in str(found.value)
+
+
+@pytest.mark.parametrize(("form", "words"), [("tuple", "tuple of 2"), ("dict", "dict of tokens")])
+def test_one_output_is_promised_and_several_come(form, words):
+    model = ew.equivariantize(Maps(form), "C4", "b c h w -> b c h w")
+    with pytest.raises(ew.SignatureError, match=f"promises 'b c h w', .* {words}.*: write"):
+        model(torch.randn(2, 3, 8, 8))
+
+
+def test_what_the_sentence_proposes_runs():
+    model = ew.equivariantize(Maps("dict"), "C4", "b c h w -> {tokens: b (h w) c, map: b c h w}")
+    x = torch.randn(2, 3, 8, 8)
+    out, turned = model(x), model(x.rot90(1, (2, 3)))["tokens"]
+    torch.testing.assert_close(turned.mT.unflatten(2, (8, 8)), out["map"].rot90(1, (2, 3)))

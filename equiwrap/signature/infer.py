@@ -124,35 +124,53 @@ def _fake_run(model: nn.Module, shape: tuple[int, ...]) -> Any:
 
 
 def _describe(signature: Signature, out: Any, shape: torch.Size) -> tuple[str, Any]:
+    parts: list[tuple[str | None, Tensor]]
     if isinstance(out, Tensor):
-        return "one", ((None, _leaf(signature.group, out, shape, "the output")),)
-    if isinstance(out, Mapping):
-        pairs = [
-            (str(k), _leaf(signature.group, v, shape, str(k)))
-            for k, v in out.items()
-            if isinstance(v, Tensor)
-        ]
-        return "dict", tuple(pairs)
-    if isinstance(out, (tuple, list)) and all(isinstance(v, Tensor) for v in out):
-        return "tuple", tuple(
-            (None, _leaf(signature.group, v, shape, f"output {i}")) for i, v in enumerate(out)
+        form, parts = "one", [(None, out)]
+    elif isinstance(out, Mapping):
+        form, parts = "dict", [(str(k), v) for k, v in out.items() if isinstance(v, Tensor)]
+    elif isinstance(out, (tuple, list)) and all(isinstance(v, Tensor) for v in out):
+        form, parts = "tuple", [(None, v) for v in out]
+    else:
+        raise SignatureError(
+            f"The model returns {article(out)}, whose parts cannot be typed by their shapes: "
+            'write the outputs out, as in "b c h w -> {logits: b k}".'
         )
-    raise SignatureError(
-        f"The model returns {article(out)}, whose parts cannot be typed by their shapes: "
-        "write "
-        'the outputs out, as in "b c h w -> {logits: b k}".'
-    )
+    found = [_leaf(signature.group, v, shape) for _, v in parts]
+    if None in found:
+        raise SignatureError(_unsaid(signature, form, parts, found))
+    return form, tuple(zip([name for name, _ in parts], found, strict=True))
 
 
-def _leaf(group: Group, y: Tensor, shape: torch.Size, what: str) -> TensorType:
+def _leaf(group: Group, y: Tensor, shape: torch.Size) -> TensorType | None:
+    """What a shape says; None where it says nothing."""
     if y.ndim == 4 and on_grid(group) and y.shape[-1] == y.shape[-2] and y.shape[-1] > 1:
         return TensorType.parse("b c h w", group)
     if y.ndim == 2 and y.shape[0] == shape[0]:
         return TensorType.parse("b k", group)
     if y.ndim == 1 and y.shape[0] == shape[0]:
         return TensorType.parse("b", group)
-    raise SignatureError(
-        f"{what[0].upper()}{what[1:]} has shape {list(y.shape)}, and shapes do not say how it "
-        'moves: write it out, as in "b c h w -> b t k" (invariant) or "b c h w -> b (h w) c" (a '
-        "flattened grid)."
+    return None
+
+
+def _unsaid(
+    signature: Signature,
+    form: str,
+    parts: list[tuple[str | None, Tensor]],
+    found: list[TensorType | None],
+) -> str:
+    """The sentence about the first output whose shape says nothing, with all of them written."""
+    at = found.index(None)
+    name, y = parts[at]
+    what = {"one": "The output", "dict": f"The output {name!r}", "tuple": f"Output {at}"}[form]
+    kinds = ["_" if kind is None else str(kind) for kind in found]
+    if form == "dict":
+        kinds = [f"{key}: {kind}" for (key, _), kind in zip(parts, kinds, strict=True)]
+    written = {"one": "b t k", "dict": f"{{{', '.join(kinds)}}}", "tuple": ", ".join(kinds)}[form]
+    through = "" if form == "one" else "_ passes it through, "
+    grid = ', "b h w" a grid, "b (h w) c" a flat one' if on_grid(signature.group) else ""
+    return (
+        f"{what} has shape {list(y.shape)}, and shapes do not say how it moves: write the outputs "
+        f'out, as in "{str(signature).split("->")[0].strip()} -> {written}": {through}"b t k" '
+        f"is an invariant{grid}."
     )

@@ -128,8 +128,9 @@ class Signature:
             SignatureError: the model returned something else than the signature says.
         """
         if self.form == "one":
-            return [out]
-        if self.form == "dict":
+            if self.outputs[0][1].untouched or not isinstance(out, (Mapping, tuple, list)):
+                return [out]
+        elif self.form == "dict":
             if not isinstance(out, Mapping):
                 out = getattr(out, "__dict__", out)
             if isinstance(out, Mapping):
@@ -138,6 +139,7 @@ class Signature:
         elif isinstance(out, (tuple, list)) and len(out) == len(self.outputs):
             return list(out)
         found = article(out) + (f" of {len(out)}" if isinstance(out, (tuple, list)) else "")
+        found += f" of {', '.join(map(str, out))}" if isinstance(out, Mapping) else ""
         raise SignatureError(
             f"The signature promises {str(self).split('->')[1].strip()!r}, and the model returned "
             f"{found}: write the outputs as they come (a tuple with commas, a dict in braces)."
