@@ -208,3 +208,39 @@ def test_what_the_sentence_proposes_runs():
     x = torch.randn(2, 3, 8, 8)
     out, turned = model(x), model(x.rot90(1, (2, 3)))["tokens"]
     torch.testing.assert_close(turned.mT.unflatten(2, (8, 8)), out["map"].rot90(1, (2, 3)))
+
+
+GROUPS = [
+    "C4",
+    "C8",
+    "D2",
+    "T(2)",
+    "O",
+    "O_h",
+    "SO(2)",
+    "O(3)",
+    "SE(3)",
+    "E(5)",
+    "SO+(1,3)",
+    "U(3)",
+    "GL(3)",
+    "Aff(2)",
+    "S(n)",
+]
+
+
+@pytest.mark.parametrize("group", [*GROUPS, "S(n) x O(3)", "T(2) x C4"])
+@pytest.mark.parametrize("model", [nn.Linear(3, 3), nn.Conv3d(1, 1, 3)], ids=["linear", "conv3d"])
+def test_signatures_that_an_error_proposes_are_those_of_the_group(model, group):
+    with pytest.raises(ew.SignatureError, match="No signature can be read off") as found:
+        ew.equivariantize(model, group)
+    lines = [line.split('"') for line in str(found.value).splitlines()[1:]]
+    assert 2 <= len(lines) <= 4
+    for _, name, _, text, _ in lines:
+        assert name == group
+        assert Signature.parse(text, group).inputs[0][1].moves
+
+
+def test_convolutions_over_volumes_are_proposed_voxels_first():
+    with pytest.raises(ew.SignatureError, match=r'one of:\n.*"O_h", "b c d h w -> b k"\)  '):
+        ew.equivariantize(nn.Conv3d(1, 1, 3), "O_h")

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ..errors import CaptureError, GroupError, SignatureError, article
 from ..frames import Frame
+from ..grids import axes_of
 from ..groups import Group
 from ..measure import interpolation_floor
 from ..signature import Signature, TensorType
@@ -177,20 +178,47 @@ def no_group(model: nn.Module) -> str:
     )
 
 
+_SAID = (
+    ("b c h w -> b k", "images in, invariants out"),
+    ("b c h w -> b c h w", "images in, images out"),
+    ("b c d h w -> b k", "voxels in, invariants out"),
+    ("b c d h w -> b c d h w", "voxels in, voxels out"),
+    ("b n p -> b k", "a cloud in, invariants out"),
+    ("b n p -> b n p", "a cloud in, a cloud out"),
+    ("b (n p) -> b (n p)", "the same, flattened"),
+    ("b n v -> b k", "vectors in, invariants out"),
+    ("b n v -> b n v", "vectors in, vectors out"),
+    ("b (n v) -> b (n v)", "the same, flattened"),
+    ("b n c -> b k", "a set in, invariants out"),
+    ("b n c -> b n c", "a set in, a set out"),
+)
+
+
 def no_signature(model: nn.Module, group: Group) -> str:
-    """A group was named, and no signature can be read off the model."""
-    letter = "p" if group.affine else "v"
+    """A group was named, and no signature can be read off the model: some that the group has."""
+    convs = any(isinstance(m, (nn.Conv2d, nn.Conv3d)) for m in model.modules())
+    fitting = [
+        (kind.grid != convs, f'  ew.equivariantize(model, "{group}", "{text}")', what)
+        for text, what in _SAID
+        if (kind := _read(text, group)) is not None
+    ]
+    chosen = sorted(fitting, key=lambda each: each[0])[:4]
+    width = max((len(line) for _, line, _ in chosen), default=0)
     return (
-        f"No signature can be read off {type(model).__name__} under {group}. Say what it takes "
-        "and gives, "
-        "for instance one of:\n"
-        f'  ew.equivariantize(model, "{group}", "b n {letter} -> b k")      # a cloud in, '
-        "invariants out\n"
-        f'  ew.equivariantize(model, "{group}", "b n {letter} -> b n {letter}")    # a cloud in, '
-        "a cloud out\n"
-        f'  ew.equivariantize(model, "{group}", "b (n {letter}) -> b (n {letter})")  # the same, '
-        "flattened"
+        f"No signature can be read off {type(model).__name__} under {group}. Say what it takes and "
+        "gives, for instance one of:\n"
+        + "\n".join(f"{line:{width}}  # {what}" for _, line, what in chosen)
     )
+
+
+def _read(text: str, group: Group) -> TensorType | None:
+    """The type of what comes in; None where the group has no such thing, or has more to say."""
+    try:
+        kind = Signature.parse(text, group).inputs[0][1]
+    except SignatureError:
+        return None
+    fits = len(axes_of(group)) == text.count("d h w") + 2 if kind.grid else True
+    return kind if kind.moves and fits and ("v" not in text or not group.affine) else None
 
 
 def interpolation(sig: Signature, example: tuple[Any, ...] | None) -> tuple[str, ...]:
