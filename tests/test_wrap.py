@@ -322,7 +322,7 @@ def test_bad_calls_get_a_sentence():
     refuses(ew.SignatureError, "three|one of", "O(3)", model=Dense(4, 3, (2,)))
     refuses(ew.SignatureError, "No group was named", model=Dense(4, 3, (2,)))
     refuses(ew.SignatureError, "declares only", "O(3)", "b n p -> b k", model=Dense(4, 3, (2,)))
-    refuses(ew.SignatureError, "2 inputs|inputs and the model", "C4", "b c h w, b k, b k -> b k")
+    refuses(ew.SignatureError, "3 inputs, and the model", "C4", "b c h w, b k, b k -> b k")
     refuses(ew.SignatureError, "takes", "C4", "image: b c h w -> b k")
     refuses(ew.SignatureError, "names no argument", "C4", LOGITS, mask="padding")
     refuses(ew.GroupError, "no frame 'best'", "C4", LOGITS, frame="best")
@@ -410,3 +410,44 @@ def test_no_warning_is_raised_by_ordinary_use(net, x):
         model = ew.equivariantize(net, "D4", example=x)
         model(x)
         copy.deepcopy(model)
+
+
+class Starred(nn.Module):
+    """An image behind a star."""
+
+    def forward(self, y, *, x, scale=1.0):
+        return x.cumsum(2).mean((2, 3)) * y.cumsum(3).mean((2, 3)) * scale
+
+
+class Open(nn.Module):
+    """Whatever it is given by name."""
+
+    def forward(self, **batch):
+        return batch["x"].cumsum(2).mean((2, 3))
+
+
+@pytest.mark.parametrize("signature", ["b c h w, b c h w -> b k", "x: b c h w, y: b c h w -> b k"])
+def test_parameters_behind_a_star_are_typed_in_order_and_by_name(signature):
+    model = ew.equivariantize(Starred(), "C4", signature)
+    x, y = torch.randn(2, 2, 3, 8, 8, dtype=torch.float64)
+    moved = [t.rot90(1, (2, 3)) for t in (x, y)]
+    torch.testing.assert_close(model(y, x=x, scale=2.0), 2 * model(moved[1], x=moved[0]))
+    plain = Starred()
+    assert relative(plain(y, x=x), plain(moved[1], x=moved[0])) > 1e-3
+    with pytest.raises(ew.SignatureError, match="types x, and the call did not give it"):
+        model(y)
+
+
+def test_a_forward_of_keywords_is_typed_by_name():
+    model, x = ew.equivariantize(Open(), "C4", "x: b c h w -> b k"), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(model(x=x), model(x=x.rot90(1, (2, 3))))
+    with pytest.raises(ew.SignatureError, match=r"1 input, and .* names no parameter: name it"):
+        ew.equivariantize(Open(), "C4", "b c h w -> b k")
+    with pytest.raises(TypeError, match="0 positional arguments and 1 were given"):
+        model(x)
+
+
+@pytest.mark.parametrize("method", ["average", "penalize"])
+def test_an_example_that_is_no_tensor_gets_a_sentence(net, method):
+    with pytest.raises(ew.SignatureError, match="gives a list, and images are tensors"):
+        ew.equivariantize(net, "C4", method=method, example=[torch.randn(3, 8, 8)])

@@ -82,10 +82,9 @@ def _cost(
     """Time of the wrapped forward over that of the plain one, interleaved; None if it refuses."""
     try:
         call = Call(model.forward)
-        types = signature.name_inputs(call.parameters, call.variadic)
         graph = averaged_graph(
-            model.forward, model, call, frame_for(frame, signature), signature, types,
-            mask=None, softness=None,
+            model.forward, model, call, frame_for(frame, signature), signature,
+            call.types(signature), mask=None, softness=None,
         )  # fmt: skip
         typed = [x for (_, k), x in zip(signature.inputs, inputs, strict=False) if not k.untouched]
         times: list[list[float]] = [[], []]

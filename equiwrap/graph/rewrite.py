@@ -50,6 +50,16 @@ class Call:
             if p.default is kinds.empty and p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
         ]
 
+    def types(self, signature: Signature) -> dict[str, TensorType]:
+        """The inputs of a signature by parameter name.
+
+        Raises:
+            SignatureError: forward has no such parameter.
+        """
+        return signature.name_inputs(
+            self.parameters, self.keyword_only, variadic=self.variadic, anything=self.open
+        )
+
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Arguments by parameter name; surplus positional ones are arg2, arg3, …
 
@@ -58,9 +68,10 @@ class Call:
         """
         extra = [f"arg{i}" for i in range(len(self.parameters), len(args))]
         if extra and not self.variadic:
+            known = f" ({', '.join(self.parameters)})" if self.parameters else ""
             raise TypeError(
-                f"forward takes {len(self.parameters)} positional arguments "
-                f"({', '.join(self.parameters)}) and {len(args)} were given."
+                f"forward takes {len(self.parameters)} positional arguments{known} and {len(args)} "
+                "were given."
             )
         names = [*self.parameters, *extra][: len(args)]
         bound = dict(zip(names, args, strict=True))

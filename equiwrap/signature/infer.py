@@ -78,6 +78,12 @@ def _dry_run(
     model: nn.Module, forward: Any, example: tuple[Any, ...] | None
 ) -> tuple[Any, Any, str]:
     if example is not None:
+        first = next((x for x in example if isinstance(x, Tensor)), None)
+        if first is None:
+            raise SignatureError(
+                f"example= gives {article(example[0])}, and images are tensors [b, c, h, w]: wrap "
+                "the part of the model that takes them, or type the inputs one by one."
+            )
         modes = {m: m.training for m in model.modules()}
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -86,7 +92,7 @@ def _dry_run(
         finally:
             for m, mode in modes.items():
                 m.training = mode
-        return out, example[0].shape, "read off a run on the example"
+        return out, first.shape, "read off a run on the example"
     reasons = []
     for shape in trial_input(model):
         try:
@@ -133,8 +139,8 @@ def _describe(signature: Signature, out: Any, shape: torch.Size) -> tuple[str, A
         form, parts = "tuple", [(None, v) for v in out]
     else:
         raise SignatureError(
-            f"The model returns {article(out)}, whose parts cannot be typed by their shapes: "
-            'write the outputs out, as in "b c h w -> {logits: b k}".'
+            f"The model returns {article(out)}, whose parts cannot be typed by their shapes: write "
+            'the outputs out, as in "b c h w -> {logits: b k}", or wrap a part that gives tensors.'
         )
     found = [_leaf(signature.group, v, shape) for _, v in parts]
     if None in found:

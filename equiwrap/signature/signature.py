@@ -95,27 +95,34 @@ class Signature:
         """True where some output is not invariant."""
         return any(t.moves for _, t in self.outputs)
 
-    def name_inputs(self, parameters: list[str], variadic: bool) -> dict[str, TensorType]:
+    def name_inputs(
+        self, positional: list[str], keywords: list[str], *, variadic: bool, anything: bool
+    ) -> dict[str, TensorType]:
         """The declared inputs by parameter name of the model's forward.
+
+        `keywords` are the parameters behind a star; `variadic`, `anything`: it has *args, **kwargs.
 
         Raises:
             SignatureError: more inputs than parameters, or a name that forward does not have.
         """
         names = [name for name, _ in self.inputs]
+        known = positional if variadic else [*positional, *keywords]
+        takes = f"takes {', '.join(known)}" if known else "names no parameter"
         if names[0] is None:
-            if len(names) > len(parameters) and not variadic:
+            if len(names) > len(known) and not variadic:
+                count = f"{len(names)} input{'s' * (len(names) > 1)}"
+                how = "one pattern for each, in call order" if known else 'name it, as in "x: b k"'
                 raise SignatureError(
-                    f"The signature {str(self)!r} has {len(names)} inputs and the model's forward "
-                    f"takes {len(parameters)} ({', '.join(parameters)}): one pattern for each, in "
-                    "call order."
+                    f"The signature {str(self)!r} has {count}, and the model's forward {takes}: "
+                    f"{how}."
                 )
-            extra = [f"arg{i}" for i in range(len(parameters), len(names))]
-            return dict(zip([*parameters, *extra], [t for _, t in self.inputs], strict=False))
-        unknown = [name for name in names if name not in parameters and not variadic]
-        if unknown:
+            extra = [f"arg{i}" for i in range(len(known), len(names))]
+            return dict(zip([*known, *extra], [t for _, t in self.inputs], strict=False))
+        unknown = [str(n) for n in names if n not in (*positional, *keywords)]
+        if unknown and not variadic and not anything:
             raise SignatureError(
-                f"The signature names {', '.join(map(str, unknown))}, and the model's forward "
-                f"takes {', '.join(parameters)}: use these names."
+                f"The signature names {', '.join(unknown)}, and the model's forward {takes}: use "
+                "these names."
             )
         return {str(name): t for name, t in self.inputs}
 

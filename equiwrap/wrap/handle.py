@@ -44,7 +44,7 @@ class Handle:
         self._probes: ModelProbes | None = None
         self.forward = original_forward(view)
         self.call = Call(self.forward)
-        self.types = signature.name_inputs(self.call.parameters, self.call.variadic)
+        self.types = self.call.types(signature)
         self._typed = [name for name, kind in self.types.items() if not kind.untouched]
         self._check_parameters()
         self.graph = averaged_graph(

@@ -54,7 +54,7 @@ class Soft:
         self.frame = nn.Identity()  # what other wrappings keep their learned state in
         self.forward = original_forward(view)
         self.call = Call(self.forward)
-        self.types = signature.name_inputs(self.call.parameters, self.call.variadic)
+        self.types = self.call.types(signature)
         self.softness = config.softness or 0.0
         self.probing: ModelProbes | None = None
         self.where: Any = config.probes
