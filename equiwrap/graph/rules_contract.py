@@ -76,7 +76,8 @@ def attention(call: Call) -> Any:
     Raises:
         Untyped: keys and values move differently, or the mask is causal.
     """
-    q, k, v = (call.kind(i, n) for i, n in enumerate(("query", "key", "value")))
+    k, v = call.kind(1, "key"), call.kind(2, "value")
+    q = _asking(call, k, 0)
     if not _same_axis(k.axes[-2], v.axes[-2]) or not _same_axis(q.axes[-1], k.axes[-1]):
         raise Untyped("attends over axes that the group moves differently")
     if call.arg(5, "is_causal", False):
@@ -95,12 +96,24 @@ def attention_layer(call: Call) -> Any:
     Raises:
         Untyped: features move, or there is an attention mask.
     """
-    q, k = call.kind(0, "query"), call.kind(1, "key")
+    k = call.kind(1, "key")
+    q = _asking(call, k, 0 if call.module is not None and call.module.batch_first else 1)
     if not rests(q.axes[-1]) or not rests(k.axes[-1]):
         raise Untyped("attends over features that the group moves")
     if isinstance(call.arg(5, "attn_mask"), (Kind, Const)):
         raise Untyped("has an attention mask that is not followed")
     return q, Untyped("attention weights are not followed")
+
+
+def _asking(call: Call, key: Kind, samples: int) -> Kind:
+    """The queries; parameters are the same ones for every sample, along this axis of the keys."""
+    query = call.arg(0, "query")
+    if not isinstance(query, Const):
+        return call.kind(0, "query")
+    axes = [free(n) for n in query.value.shape]
+    if len(axes) == len(key.axes) > 2:
+        axes[samples] = key.axes[samples]
+    return Kind(tuple(axes))
 
 
 @layer(nn.RNNBase)

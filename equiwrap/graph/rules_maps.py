@@ -173,6 +173,7 @@ def linear(call: Call) -> Any:
     return Kind((*kind.axes[:-1], was))
 
 
+@operation("linalg_vector_norm")
 @operation("mean", "sum", "amax", "amin", "max", "min", "norm", "logsumexp", "prod", "var", "std")
 def reduce(call: Call) -> Any:
     """Over whole axes: they are gone, or rest with one entry.
@@ -183,7 +184,7 @@ def reduce(call: Call) -> Any:
     kind = call.kind()
     if len(call.args) > 1 and isinstance(call.args[1], Kind):
         return broadcast(call)
-    place = 2 if call.name == "norm" else 1
+    place = 2 if "norm" in call.name else 1
     dims = call.arg(place, "dim", call.kwargs.get("axis"))
     keep = call.kwargs.get("keepdim", call.args[place + 1] if len(call.args) > place + 1 else False)
     gone = dims_of(kind, dims)

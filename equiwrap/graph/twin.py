@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-__all__ = ["fresh", "held_random", "twin_of", "warmed"]
+from ..signature.hooks import drop_hooks
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+__all__ = ["fresh", "held_random", "twin_of", "warmed"]
 
 
 def twin_of(model: nn.Module, training: bool | None = None) -> nn.Module:
@@ -30,12 +30,7 @@ def twin_of(model: nn.Module, training: bool | None = None) -> nn.Module:
             if not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     twin = copy.deepcopy(model, memo)
-    for module in twin.modules():
-        for name in _HOOKS:
-            hooks = module.__dict__.get(name) or {}
-            for key, hook in list(hooks.items()):
-                if not type(hook).__module__.startswith("torch.nn"):
-                    del hooks[key]
+    drop_hooks(twin)
     if training is not None and (training != twin.training or not training):
         twin.train(training)
     return twin

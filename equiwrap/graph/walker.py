@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from typing import Any
 
@@ -95,6 +96,9 @@ class Walker:
         likened = operation in LIKE and args and isinstance(args[0], Const)
         if not inner and (likened or not typed):
             args = tree_map(_example, args, is_leaf=lambda leaf: isinstance(leaf, (Const, Kind)))
+            if isinstance(child, nn.Embedding) and child.max_norm is None:
+                table = constant(child.weight, self.names[id(child.weight)])
+                return _computed("getitem", operator.getitem, (table, *args), kwargs, example)
             return _computed(operation, runner(node, module), args, kwargs, example)
         found, why, asked = self._apply(operation, child, inner, path, args, kwargs, example)
         if _tensors(example) and not isinstance(found, Const):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import SignatureError, article
 from ..grids import on_grid
 from ..groups import Group
+from .hooks import drop_hooks
 from .signature import Signature
 from .types import TensorType
 
@@ -116,9 +117,7 @@ def _fake_run(model: nn.Module, shape: tuple[int, ...]) -> Any:
     fake = FakeTensorMode()
     with FakeCopyMode(fake):
         twin = copy.deepcopy(model)
-    for module in twin.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
+    drop_hooks(twin)
     # autocast off: its cache of cast weights would keep the fake ones
     log = logging.getLogger("torch._subclasses.fake_tensor")
     before, log.disabled = log.disabled, True  # of a size that does not fit it prints a traceback

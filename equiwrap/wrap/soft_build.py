@@ -220,7 +220,8 @@ def _notes(layout: Layout) -> list[str]:
         error = layout.probed.output
         stays = "" if isnan(error) else f", {error:.1e} of the output's error stays"
         return [
-            f"Nodes sample off their centre ({names}): pulling weights cannot mend it{stays}. {fix}"
+            f"Nodes sample off their centre ({names}): pulling weights cannot mend it{stays}"
+            f"{fix and f': {fix}'}."
         ]
     if layout.label == "UNSOUND":
         return [f"Not all of the model is followed ({names}): what lies behind is left free."]
