@@ -136,3 +136,39 @@ def test_what_a_user_hangs_on_a_model_hears_no_copy():
     assert not heard
     soft(x)
     assert sorted(heard) == [1, 2]
+
+
+class Shifted(nn.Embedding):
+    """A table whose first rows are reserved."""
+
+    def forward(self, index):
+        return super().forward(index + 2)
+
+
+class Placed(nn.Module):
+    """Patches with a learned place each."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.patches, self.table = nn.Conv2d(3, 4, 4, 4), table
+        self.register_buffer("index", torch.arange(16))
+
+    def forward(self, x):
+        return (self.patches(x).flatten(2).mT + self.table(self.index)).relu().mean(1)
+
+
+@pytest.mark.parametrize("kind", ["plain", "normed", "shifted", "parametrized"])
+def test_tables_of_places_are_followed_or_left_and_never_wrong(kind):
+    torch.manual_seed(0)
+    table = Shifted(18, 4) if kind == "shifted" else nn.Embedding(16, 4)
+    if kind == "normed":
+        table.max_norm = 1.0
+    if kind == "parametrized":
+        nn.utils.parametrizations.weight_norm(table)
+    model, x = Placed(table).double().eval(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    soft = ew.equivariantize(model, "C4", "b c h w -> b k", method="penalize", example=x)
+    if soft.equiwrap.label != "EXACT":
+        assert kind != "plain"
+        return
+    ew.project_(ew.unwrap(soft), "C4", "b c h w -> b k", example=x)
+    assert relative(model(x), model(x.rot90(1, (2, 3)))) < 1e-12

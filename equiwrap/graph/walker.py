@@ -96,8 +96,7 @@ class Walker:
         likened = operation in LIKE and args and isinstance(args[0], Const)
         if not inner and (likened or not typed):
             args = tree_map(_example, args, is_leaf=lambda leaf: isinstance(leaf, (Const, Kind)))
-            if isinstance(child, nn.Embedding) and child.max_norm is None:
-                table = constant(child.weight, self.names[id(child.weight)])
+            if (table := self._looked_up(child)) is not None:
                 return _computed("getitem", operator.getitem, (table, *args), kwargs, example)
             return _computed(operation, runner(node, module), args, kwargs, example)
         found, why, asked = self._apply(operation, child, inner, path, args, kwargs, example)
@@ -188,6 +187,13 @@ class Walker:
                     "position table",
                 )
             self.typing.tables += tables
+
+    def _looked_up(self, child: Any) -> Const | None:
+        """The parameter of an embedding that returns its rows as they stand."""
+        plain = isinstance(child, nn.Embedding) and class_of(child).forward is nn.Embedding.forward
+        if not plain or child.max_norm is not None or not isinstance(child.weight, nn.Parameter):
+            return None
+        return constant(child.weight, self.names[id(child.weight)])
 
     def _first(self, path: str) -> str:
         """The first path of a tensor that several layers share: they ask for one projection."""

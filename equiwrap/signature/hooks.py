@@ -10,15 +10,15 @@ from torch import nn
 __all__ = ["drop_hooks"]
 
 _KINDS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_LIBRARIES = ("torch.nn", "transformers", "timm", "torch_geometric", "torchvision")
+_LIBRARIES = ("torch.nn", "transformers")
 
 
 def drop_hooks(model: nn.Module) -> None:
     """Removes the hooks of all modules, in place, but for those that the forward needs.
 
-    These are what libraries of models install (weight norm; hidden states of transformers, which
-    are collected so; lazy shapes of torch_geometric), and methods of the model or of what it holds,
-    as in a network that keeps its own features.
+    These are what the libraries install (weight norm; hidden states of transformers, which are
+    collected so), and methods of the model or of what it holds, as in a network that keeps its own
+    features, or a layer that waits for its shape.
     """
     own = {id(model)}
     for module in model.modules():
