@@ -8,8 +8,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from equiwrap.grids import act_on_grid
 from equiwrap.groups import Cyclic, Dihedral, Group, Lorentz, Orthogonal, Permutations, Unitary
-from equiwrap.representations import Representation
+from equiwrap.representations import Regular, Representation
 
 F64 = torch.float64
 
@@ -206,3 +207,26 @@ def steerable_columns(m_out: int, m_in: int, k: int, width: float, reach: float)
             size = size * (radius > 0) if wave else size
             columns.append((torch.stack(taps, -1) * size).flatten())
     return torch.stack(columns, 1)
+
+
+def fields_mean(group: Group, out, into, weight: Tensor) -> Tensor:
+    """*mean_g ρ_out(g) (g·W) ρ_in(g)⁻¹* of regular channels, each element's matrices written out.
+
+    `out` and `into` are (before, after), or a number of channels that rest; `weight[o, i, *sides]`
+    in float64, or `[o]`.
+    """
+    rep, total = Regular(group), torch.zeros_like(weight)
+    for g in group.elements():
+        rows, columns = (
+            torch.eye(side, dtype=F64)
+            if isinstance(side, int)
+            else axis_matrix(((side[0], rep, side[1]),), g)
+            for side in (out, into)
+        )
+        if weight.ndim == 1:
+            total += rows @ weight
+            continue
+        moved = act_on_grid(group, g, weight) if weight.ndim > 2 else weight
+        moved = moved.reshape(*weight.shape[:2], -1)
+        total += torch.einsum("po,oix,qi->pqx", rows, moved, columns).reshape(weight.shape)
+    return total / len(group.elements())

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from ..errors import NoEffectWarning, article
 from .schedule import Given, as_schedule
-from .shards import act_, settle, sharded, whole_
-from .steps import STEPS
+from .shards import settle, sharded
+from .steps import STEPS, apply_
 from .targets import Strength, Target, checked, inner, strength_at, targets_of
 
 __all__ = ["EquivarianceDecay"]
@@ -143,15 +143,14 @@ class EquivarianceDecay:
         self._apply(self._trained())
 
     def _apply(self, trained: list[tuple[Target, Tensor, float]]) -> None:
-        factor, run = self.schedule(max(self.steps - 1, 0)), act_ if self._sharded else whole_
-        with torch.no_grad():
-            for target, weight, _ in trained:
-                sums = self._pending.get(target.path)
-                if sums is None:
-                    continue
+        factor, jobs = self.schedule(max(self.steps - 1, 0)), []
+        for target, weight, _ in trained:
+            if sums := self._pending.get(target.path):
                 bound = factor * strength_at(self.strength, target.path)
                 self._tell(weight, -math.expm1(-2 * (sums[1] - sums[0])))
-                run(target.projector, weight, STEPS[self.kind], sums, bound)
+                jobs.append((target.projector, weight, sums, bound))
+        with torch.no_grad():
+            apply_(self.kind, jobs, self._sharded)
         self._pending.clear()
         self.waiting = 0
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import CaptureError
 from ..reynolds import Projector
 
-__all__ = ["Norm", "act_", "held", "settle", "sharded", "whole_"]
+__all__ = ["Norm", "act_", "held", "settle", "sharded"]
 
 Norm = Callable[[Tensor], Tensor]  # of the whole weight, from what this process holds of it
 
@@ -61,11 +61,6 @@ def act_(projector: Projector, weight: Tensor, act: Callable[..., None], *given:
         mesh, to = weight.device_mesh, weight.placements  # type: ignore[attr-defined]
         back = DTensor.from_local(part, mesh, [Replicate()] * mesh.ndim, run_check=False)
         weight.to_local().copy_(back.redistribute(mesh, to).to_local())  # type: ignore[attr-defined]
-
-
-def whole_(projector: Projector, weight: Tensor, act: Callable[..., None], *given: Any) -> None:
-    """`act_` of a plain tensor."""
-    act(projector, weight.detach(), *given, torch.linalg.vector_norm)
 
 
 def _own(projector: Projector, weight: Any) -> Projector | None:

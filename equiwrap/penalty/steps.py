@@ -1,18 +1,39 @@
-"""What one application of a decay does to one weight, or to what a process has of it; in place."""
+"""What one application of a decay does to a weight, or to what a process has of it; in place."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..reynolds import Projector
 from ..reynolds.projector import wide
-from .shards import Norm
+from .shards import Norm, act_
 
-__all__ = ["STEPS"]
+__all__ = ["STEPS", "apply_"]
+
+Job = tuple[Projector, Tensor, list[float], float]  # P, W, (Σηλ_G, Σηλ_perp), b
+
+
+def apply_(kind: str, jobs: Iterable[Job], sharded: bool) -> None:
+    """Each job; weights that decay alike in one call, where none is sharded."""
+    alike: dict[Any, list[Tensor]] = {}
+    for projector, weight, sums, bound in jobs:
+        if sharded:
+            act_(projector, weight, STEPS[kind], sums, bound)
+        elif kind != "decay":
+            STEPS[kind](projector, weight.detach(), sums, bound, torch.linalg.vector_norm)
+        else:
+            key = (projector, *sums, weight.shape, weight.dtype, weight.device)
+            alike.setdefault(key, []).append(weight.detach())
+    for (projector, common, rest, *_), weights in alike.items():
+        if rest != common:
+            projector.lerp_each_(weights, -math.expm1(-2 * (rest - common)))
+        if common:
+            torch._foreach_mul_(weights, math.exp(-2 * common))
 
 
 def _decay(

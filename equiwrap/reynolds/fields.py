@@ -9,7 +9,7 @@ where a· turns the kernel. Where one side rests there is no c (lifting and pool
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
@@ -17,15 +17,20 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..errors import GroupError
 from ..grids import act_on_grid
 from ..groups import Group
 from ..representations import Regular
 from .projector import Projector, wide
+from .rows import row_means
 
 __all__ = ["Fields", "Side", "images_of"]
 
-Turns = tuple[Tensor | None, ...]
-CACHE = 1 << 18  # entries at a time
+Turn = tuple[Tensor, Tensor]
+CACHE = 1 << 19  # entries at a time
+FEW = 16  # pixels, up to which index_select is quicker than gather on a CPU
+SMALL = 1 << 14  # entries of a weight, above which copies into one tensor cost more than calls
+WIDE = 4  # entries of a row, below which slices are quicker than rows
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,10 @@ class Side:
     moved: bool = True
 
     def sizes(self, order: int) -> tuple[int, int, int]:
-        """l, a, j."""
-        return (self.before, order if self.moved else 1, self.after)
+        """l, a, j: all channels are j where nothing moves."""
+        if not self.moved:
+            return (1, 1, self.before * self.after)
+        return (self.before, order, self.after)
 
 
 @lru_cache(maxsize=64)
@@ -63,38 +70,60 @@ class Fields(Projector):
     into: Side
     kernel: tuple[int, ...] = ()
     images: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
-    turns: Turns = field(init=False, repr=False, compare=False)
+    turns: tuple[Turn | None, ...] = field(init=False, repr=False, compare=False)
+    copied: int | None = field(init=False, repr=False, compare=False)  # the axis of plain copies
 
     def __post_init__(self) -> None:
         """What compilers would otherwise trace."""
+        turns, both = _turns(self.group, self.kernel), self.out.moved and self.into.moved
         object.__setattr__(self, "images", images_of(self.group))
-        object.__setattr__(self, "turns", _turns(self.group, self.kernel))
+        object.__setattr__(self, "turns", turns)
+        copied = None if both or any(turns) else 1 if self.out.moved else 4
+        object.__setattr__(self, "copied", copied)
 
     @property
     def rank(self) -> int:
         """Free orbits: |W| / |G|."""
-        order = len(self.images)
-        size = prod(self.out.sizes(order)) * prod(self.into.sizes(order)) * prod(self.kernel)
-        return size // order
+        return prod(self._sizes()) // len(self.images)
 
     def __call__(self, weight: Tensor) -> Tensor:
         view = self._view(wide(weight))
-        with torch.autocast(weight.device.type, enabled=False):
-            parts = [self._spread(self._mean(p), p) for p in view.split(self._rows(view), 2)]
-        return torch.cat(parts, 2).reshape(weight.shape).to(weight.dtype)
+        if self.copied is not None:
+            kept = view.mean(self.copied, keepdim=True).expand(view.shape)
+        else:
+            if self._tabular(view) and not torch.is_grad_enabled():
+                found = [mean for _, mean in row_means(view, self.images)]
+            else:
+                parts = view.split(self._rows(view), 2)
+                found = [self._spread(self._mean(part), part) for part in parts]
+            kept = torch.cat(found, 2) if len(found) > 1 else found[0]
+        return kept.reshape(weight.shape).to(weight.dtype)
 
     def lerp_(self, weight: Tensor, t: float) -> None:
         weight = weight.detach()
         held = weight if weight.is_contiguous() else weight.contiguous()
         view = self._view(held)
-        with torch.autocast(weight.device.type, enabled=False):
-            for part in view.split(self._rows(view), 2):
+        if self._tabular(view):
+            for part, mean in row_means(view, self.images):
+                part.lerp_(mean, t)
+        else:
+            parts = view.split(self._rows(view), 2) if self.copied is None else [view]
+            for part in parts:
                 wider = wide(part)
                 self._pull(wider, t)
                 if wider is not part:
                     part.copy_(wider)
         if held is not weight:
             weight.copy_(held)
+
+    def lerp_each_(self, weights: Sequence[Tensor], t: float) -> None:
+        if self.copied is None or len(weights) == 1 or weights[0].numel() > SMALL:
+            super().lerp_each_(weights, t)
+            return
+        held = wide(torch.stack(list(weights)))
+        view = held.view(-1, *self._sizes())
+        view.lerp_(view.mean(self.copied + 1, keepdim=True), t)
+        torch._foreach_copy_(list(weights), held.unbind())
 
     def cut(self, dim: int, sizes: Sequence[int]) -> Sequence[Projector] | None:
         """Channels that rest are alone; of `(l a j)` whole copies l are."""
@@ -109,13 +138,23 @@ class Fields(Projector):
         return [replace(self, **{name: part}) for part in parts]  # type: ignore[arg-type]
 
     def _view(self, weight: Tensor) -> Tensor:
+        return weight.reshape(self._sizes())
+
+    def _sizes(self) -> tuple[int, ...]:
         """`[l, a, j, l', a', j', pixels]`."""
         order = len(self.images)
-        return weight.reshape(*self.out.sizes(order), *self.into.sizes(order), prod(self.kernel))
+        return (*self.out.sizes(order), *self.into.sizes(order), prod(self.kernel))
 
     def _rows(self, view: Tensor) -> int:
         """Rows j of the outputs whose whole orbit fits the cache."""
-        return max(1, CACHE // max(1, view[:, :, :1].numel()))
+        return max(1, CACHE * view.shape[2] // max(1, view.numel()))
+
+    def _tabular(self, view: Tensor) -> bool:
+        """Whether W is a table in memory whose rows change places, and they are quicker added."""
+        quick = view.is_cpu and view.dtype == torch.float32 and view.shape[5] >= WIDE
+        if torch.compiler.is_compiling():  # slices are what compilers fuse
+            return False
+        return quick and self.copied is None and not any(self.turns) and view.is_contiguous()
 
     def _pairs(self) -> list[tuple[int, list[tuple[int, int]]]]:
         """For each a its place along the outputs, and (c, place of ac along the inputs)."""
@@ -126,69 +165,78 @@ class Fields(Projector):
             return [(0, [(0, a)]) for a in range(len(images))]
         return [(a, list(enumerate(row))) for a, row in enumerate(images)]
 
-    def _turned_by(self, like: Tensor) -> list[Tensor | None]:
-        """The turns in the dtype and on the device of a weight."""
-        return [None if turn is None else turn.to(like) for turn in self.turns]
-
     def _mean(self, view: Tensor) -> Tensor:
         """*ψ[c, l, j, l', j', x] = mean_a a⁻¹·W[a, ac]*."""
-        turns = self._turned_by(view)
         sums: list[Tensor] = []
-        for (a, pairs), turn in zip(self._pairs(), turns, strict=True):
+        for (a, pairs), turn in zip(self._pairs(), self.turns, strict=True):
             if len(pairs) > 1:  # all of W[a] is read
-                row = view[:, a] if turn is None else view[:, a] @ turn
+                row = _moved(view[:, a], turn, 0)
                 blocks = [row[:, :, :, at] for _, at in pairs]
             else:
-                block = view[:, a, :, :, pairs[0][1]]
-                blocks = [block if turn is None else block @ turn]
+                blocks = [_moved(view[:, a, :, :, pairs[0][1]], turn, 0)]
             if not sums:
                 sums = [block.clone() for block in blocks]
                 continue
             for mean, block in zip(sums, blocks, strict=True):
                 mean.add_(block)
-        return torch.stack(sums) / len(turns)
-
-    def _turned(self, psi: Tensor, view: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """All (block of W at [a, ac], a·ψ[c])."""
-        turns = self._turned_by(view)
-        for (a, pairs), turn in zip(self._pairs(), turns, strict=True):
-            moved = psi if turn is None else psi @ turn.mT
-            for c, at in pairs:
-                yield view[:, a, :, :, at], moved[c]
+        return torch.stack(sums) / len(self.turns)
 
     def _spread(self, psi: Tensor, like: Tensor) -> Tensor:
+        """All a·ψ[c], at [a, ac]."""
         found = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-        for block, mean in self._turned(psi, found):
-            block.copy_(mean)
+        for (a, pairs), turn in zip(self._pairs(), self.turns, strict=True):
+            moved = _moved(psi, turn, 1)
+            for c, at in pairs:
+                found[:, a, :, :, at].copy_(moved[c])
         return found
 
     def _pull(self, part: Tensor, t: float) -> None:
         """*W ← W + t (PW − W)* on one block, in place; few calls, since each costs microseconds."""
-        turns = self._turned_by(part)
+        if self.copied is not None:
+            part.lerp_(part.mean(self.copied, keepdim=True), t)
+            return
         pairs = self._pairs()
         grid = [row.unbind(3) for row in part.unbind(1)]
         held = [[grid[a][at] for _, at in row] for a, row in pairs]
         sums: list[Tensor] = []
-        for blocks, turn in zip(held, turns, strict=True):
-            turned = blocks if turn is None else [block @ turn for block in blocks]
+        for blocks, turn in zip(held, self.turns, strict=True):
+            turned = [_moved(block, turn, 0) for block in blocks]
             if sums:
                 torch._foreach_add_(sums, turned)
             else:
                 sums = [block.clone() for block in turned]
         torch._foreach_mul_(sums, 1 / len(pairs))
-        for blocks, turn in zip(held, turns, strict=True):
-            means = sums if turn is None else [mean @ turn.mT for mean in sums]
-            torch._foreach_lerp_(blocks, means, t)
+        for blocks, turn in zip(held, self.turns, strict=True):
+            torch._foreach_lerp_(blocks, [_moved(mean, turn, 1) for mean in sums], t)
+
+
+def _moved(kernels: Tensor, turn: Turn | None, way: int) -> Tensor:
+    """*a⁻¹·x* of rows of pixels x, *a·x* the other way; the rows themselves where nothing moves."""
+    if turn is None:
+        return kernels
+    index = turn[way].to(kernels.device)
+    if len(index) > FEW:
+        return kernels.gather(-1, index.expand(kernels.shape))
+    return kernels.index_select(-1, index)
 
 
 @lru_cache(maxsize=64)
-def _turns(group: Group, kernel: tuple[int, ...]) -> Turns:
-    """For each a the matrix *x ↦ a⁻¹·x* on rows of pixels; None where nothing moves."""
+def _turns(group: Group, kernel: tuple[int, ...]) -> tuple[Turn | None, ...]:
+    """For each a the places from which *a⁻¹·x* and *a·x* take their pixels; None: from their own.
+
+    Raises:
+        GroupError: the group does not act on the lattice of the kernel.
+    """
     pixels = prod(kernel)
     if pixels == 1:
         return (None,) * len(images_of(group))
+    if not group.lattice:
+        raise GroupError(
+            f"{group} does not map the pixels of a kernel to pixels: fields of kernels are "
+            "projected under C2, C4, D2, D4 (O and O_h for voxels)."
+        )
     with torch.inference_mode(False):  # what is kept may meet autograd later
-        unit = torch.eye(pixels, dtype=torch.float64).reshape(pixels, *kernel)
-        moved = [act_on_grid(group, g, unit).flatten(1) for g in group.elements("cpu")]
-        still = unit.flatten(1)
-        return tuple(None if torch.equal(m, still) else m.mT.contiguous() for m in moved)
+        still = torch.arange(pixels)
+        moved = [act_on_grid(group, g, still.view(kernel)) for g in group.elements("cpu")]
+        ways = [(back.flatten().argsort(), back.flatten()) for back in moved]
+        return tuple(None if torch.equal(back, still) else (there, back) for there, back in ways)

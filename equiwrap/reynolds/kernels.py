@@ -16,7 +16,8 @@ from .projector import Projector, wide
 
 __all__ = ["Kernels", "kernel_matrix", "project_kernel"]
 
-CHUNK = 9 << 12  # entries at a time, so that they stay in the cache
+CHUNK = 9 << 12  # entries at a time, so that they stay in the cache; 8 times those for sums
+FEW = 9  # pixels, up to which two kernels at a time take half the time of one on a CPU
 MANY = 128  # pixels, beyond which sums over orbits take half the time of M on a CPU
 
 
@@ -75,7 +76,11 @@ class Kernels(Projector):
 
     def __call__(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):
-            return project_kernel(self.group, wide(weight)).to(weight.dtype)
+            wider = wide(weight)
+            if torch.compiler.is_compiling():  # without a cache to trace into
+                return project_kernel(self.group, wider).to(weight.dtype)
+            kept = self._kept(wider.flatten(2).flatten(0, 1))
+            return kept.reshape(weight.shape).to(weight.dtype)
 
     def lerp_(self, weight: Tensor, t: float) -> None:
         with torch.autocast(weight.device.type, enabled=False):
@@ -90,23 +95,35 @@ class Kernels(Projector):
 
     def _lerp_(self, weight: Tensor, t: float) -> None:
         flat = weight.detach().flatten(2).flatten(0, 1)
-        pixels, kind = flat.shape[1], wide(weight[:0]).dtype
-        matrix = _matrix(self.group, self.shape[2:], kind, str(weight.device))
-        many = pixels > MANY and weight.is_cpu
-        orbits = _orbits(self.group, self.shape[2:], kind) if many else None
-        for part in flat.split(max(1, CHUNK // pixels)):
+        pixels = flat.shape[1]
+        rows = CHUNK * (8 if pixels > MANY else 1) // pixels
+        for part in flat.split(max(2, rows - rows % 2)):
             wider = wide(part)
             # the rounded matrix 1 + t(M − 1) would scale PW at every small step: hence lerp_
-            kept = _means(wider, *orbits) if orbits else wider @ matrix
+            kept = self._kept(wider)
             part.copy_(kept if t == 1 else wider.lerp_(kept, t))
         if flat.data_ptr() != weight.data_ptr():  # weights in another memory format
             weight.detach().copy_(flat.reshape(weight.shape))
 
+    def _kept(self, flat: Tensor) -> Tensor:
+        """*MW*, `flat[n, pixels]`."""
+        (count, pixels), sides = flat.shape, self.shape[2:]
+        if flat.is_cpu and pixels > MANY:
+            return _means(flat, *_orbits(self.group, sides, flat.dtype))
+        if flat.is_cpu and pixels <= FEW and count % 2 == 0:
+            pair = _matrix(self.group, sides, flat.dtype, "cpu", 2)
+            return (flat.reshape(-1, 2 * pixels) @ pair).reshape(flat.shape)
+        return flat @ _matrix(self.group, sides, flat.dtype, str(flat.device))
+
 
 @lru_cache(maxsize=64)
-def _matrix(group: Group, sides: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
+def _matrix(
+    group: Group, sides: tuple[int, ...], dtype: torch.dtype, device: str, kernels: int = 1
+) -> Tensor:
+    """M on rows of so many kernels."""
     with torch.inference_mode(False):  # what is cached may meet autograd later
-        return kernel_matrix(group, sides, torch.empty(0, dtype=dtype, device=device))
+        one = kernel_matrix(group, sides, torch.empty(0, dtype=dtype, device=device))
+        return torch.block_diag(*[one] * kernels)
 
 
 @lru_cache(maxsize=64)

@@ -82,8 +82,15 @@ class Orbits(Projector):
         return [replace(self, leading=self.leading // rows * size) for size in sizes]
 
     def _mean(self, weight: Tensor) -> Tensor:
-        rows = weight.reshape(self.leading, -1, self.trailing)
         label, share = (part.to(weight.device) for part in self.numbered)
-        sums = rows.new_zeros(len(rows), len(share), self.trailing).index_add_(1, label, rows)
-        means = sums * share.to(weight.dtype).unsqueeze(-1)
+        rows, share = (
+            weight.reshape(self.leading, len(label), self.trailing),
+            share.to(weight.dtype),
+        )
+        if self.trailing == 1:  # entries are added forty times as fast as rows of one
+            rows = rows.squeeze(-1)
+        else:
+            share = share.unsqueeze(-1)
+        sums = rows.new_zeros(self.leading, len(share), *rows.shape[2:]).index_add_(1, label, rows)
+        means = sums * share
         return means.index_select(1, label).reshape(weight.shape)

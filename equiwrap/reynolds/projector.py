@@ -30,6 +30,11 @@ class Projector(ABC):
     def lerp_(self, weight: Tensor, t: float) -> None:
         """*W ← W + t (PW − W)*, in place and without a graph: 1 is the hard projection."""
 
+    def lerp_each_(self, weights: Sequence[Tensor], t: float) -> None:
+        """`lerp_` of several weights of this shape, of one dtype and on one device."""
+        for weight in weights:
+            self.lerp_(weight, t)
+
     def cut(self, dim: int, sizes: Sequence[int]) -> Sequence[Projector] | None:
         """*P_k with (PW)[slice k] = P_k W[slice k]*, for neighbouring slices along an axis.
 
