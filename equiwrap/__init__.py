@@ -76,3 +76,7 @@ def __getattr__(name: str) -> Any:
     path, inside = _LATER[name]
     module = import_module(path, __name__)
     return getattr(module, inside) if inside else module
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
