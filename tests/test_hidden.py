@@ -17,7 +17,7 @@ from equiwrap.graph.hidden import Hidden, channels_of
 from equiwrap.graph.layout import lay_out
 from equiwrap.graph.projections import Averaged
 from equiwrap.groups import parse_group
-from equiwrap.reynolds import Fields, Kernels, Orbits
+from equiwrap.reynolds import Fields, Kernels, Orbits, fields
 from equiwrap.signature import Signature
 
 SLOW = pytest.mark.slow
@@ -386,6 +386,6 @@ def test_copies_in_another_order_than_the_layout_are_caught(monkeypatch):
 
 def test_kernels_turned_the_wrong_way_are_caught(monkeypatch):
     net = TOYS["plain"].build()
-    honest = Fields._pairs
-    monkeypatch.setattr(Fields, "_pairs", lambda self: honest(self)[::-1])
+    honest = fields._moved
+    monkeypatch.setattr(fields, "_moved", lambda x, turn, way: honest(x, turn, 1 - way))
     assert laid(net, torch.randn(1, 3, 9, 9)).label == "UNSOUND"

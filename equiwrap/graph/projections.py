@@ -26,6 +26,8 @@ __all__ = ["projectors"]
 def projectors(model: nn.Module, typing: Typing) -> dict[str, Projector]:
     """`{path: P}` of every weight, table and statistic that propagation has typed.
 
+    Equal projectors are one object, so that weights of a kind are told by it.
+
     Raises:
         Untyped: a weight is used in two ways that no one projection serves.
     """
@@ -47,7 +49,8 @@ def projectors(model: nn.Module, typing: Typing) -> dict[str, Projector]:
         else:
             number = torch.arange(weight.numel()).reshape(weight.shape)
             found[path] = _orbits(typing.group, tables + [(number, kind) for kind in kinds], weight)
-    return found
+    same: dict[Projector, Projector] = {}
+    return {path: same.setdefault(projector, projector) for path, projector in found.items()}
 
 
 def _kernel(weight: Tensor) -> Kind:

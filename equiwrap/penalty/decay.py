@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,15 +13,13 @@ from torch.optim import Optimizer
 
 from ..errors import NoEffectWarning, article
 from .schedule import Given, as_schedule
-from .shards import settle, sharded
 from .steps import STEPS, apply_
 from .targets import Strength, Target, checked, inner, strength_at, targets_of
+from .trained import Trained
 
 __all__ = ["EquivarianceDecay"]
 
 HALVES = (torch.float16, torch.bfloat16)
-
-Spot = tuple[Target, nn.Module, str, list[nn.Parameter]]
 
 
 class EquivarianceDecay:
@@ -88,11 +86,9 @@ class EquivarianceDecay:
         self.schedule = as_schedule(schedule, total)
         self.steps = self.waiting = 0
         self._pending: dict[str, list[float]] = {}  # path → Σ ηλ_G, Σ ηλ_perp
-        self._spots: list[Spot] = []
-        self._places: dict[int, tuple[int, int]] = {}  # parameter → its group, its place there
-        self._seen: list[tuple[int, list[nn.Parameter]]] = []  # of each group: size, the first
-        self._sharded = self._told = self._idle = False
-        self._trained()
+        self._told = self._idle = False
+        self._trained = Trained(self.model, optimizer, self.targets, statistics)
+        self._found()
         self._hook = optimizer.register_step_post_hook(self._after)
 
     def _check(self, every: int, kind: str, separate: tuple[float, float] | None) -> None:
@@ -127,37 +123,38 @@ class EquivarianceDecay:
         found = getattr(optimizer, "found_inf", None)  # fused optimisers skip inside of step()
         if found is not None and float(found):
             return
-        factor, trained = self.schedule(self.steps), self._trained()
-        for target, _, rate in trained:
-            pair = self.separate or (0.0, strength_at(self.strength, target.path))
+        factor, found = self.schedule(self.steps), self._found()
+        for target, _, rate in found:
+            common, rest = self.separate or (0.0, strength_at(self._strength, target.path))
             sums = self._pending.setdefault(target.path, [0.0, 0.0])
-            for i in (0, 1):
-                sums[i] += rate * factor * pair[i]
+            sums[0] += rate * factor * common
+            sums[1] += rate * factor * rest
         self.steps += 1
         self.waiting += 1
         if self.waiting >= self.every:
-            self._apply(trained)
+            self._apply(found)
 
     def flush(self) -> None:
         """Apply what is pending, as before a checkpoint that is to be evaluated."""
-        self._apply(self._trained())
+        self._apply(self._found())
 
-    def _apply(self, trained: list[tuple[Target, Tensor, float]]) -> None:
+    def _apply(self, found: list[tuple[Target, Tensor, float]]) -> None:
         factor, jobs = self.schedule(max(self.steps - 1, 0)), []
-        for target, weight, _ in trained:
+        for target, weight, _ in found:
             if sums := self._pending.get(target.path):
-                bound = factor * strength_at(self.strength, target.path)
-                self._tell(weight, -math.expm1(-2 * (sums[1] - sums[0])))
+                bound = factor * strength_at(self._strength, target.path)
+                if weight.dtype in HALVES:
+                    self._tell(weight, -math.expm1(-2 * (sums[1] - sums[0])))
                 jobs.append((target.projector, weight, sums, bound))
         with torch.no_grad():
-            apply_(self.kind, jobs, self._sharded)
+            apply_(self.kind, jobs, self._trained.sharded)
         self._pending.clear()
         self.waiting = 0
 
     def _tell(self, weight: Tensor, t: float) -> None:
         """Once: what the dtype of the weights swallows."""
-        fine = weight.dtype not in HALVES or self.kind == "ball"
-        if fine or self._told or not 0 < abs(t) < torch.finfo(weight.dtype).eps / 4:
+        least = torch.finfo(weight.dtype).eps / 4
+        if self.kind == "ball" or self._told or not 0 < abs(t) < least:
             return
         self._told = True
         warnings.warn(
@@ -169,81 +166,10 @@ class EquivarianceDecay:
             stacklevel=2,
         )
 
-    # -- which -------------------------------------------------------------------------------------
-
-    def _rate(self, tensor: Tensor) -> float | None:
-        """The learning rate of a parameter, None where the optimiser does not train it.
-
-        Raises:
-            ValueError: its group has no learning rate.
-        """
-        if not tensor.requires_grad:
-            return None
-        groups, place = self.optimizer.param_groups, self._places.get(id(tensor))
-        if place and groups[place[0]]["params"][place[1]] is not tensor:
-            self._place()
-            place = self._places.get(id(tensor))
-        if place is None:
-            return None
-        rate = groups[place[0]].get("lr")
-        if rate is None:
-            raise ValueError(
-                "A parameter group of the optimiser has no learning rate lr, and the decay is "
-                "measured in learning rates: set one."
-            )
-        return float(rate)
-
-    def _place(self) -> None:
-        """Number the parameters of the optimiser, and find the targets among the modules."""
-        groups = [group["params"] for group in self.optimizer.param_groups]
-        self._seen = [(len(group), group[:1]) for group in groups]
-        self._places = {id(p): (i, j) for i, g in enumerate(groups) for j, p in enumerate(g)}
-        self._sharded = any(sharded(p) for group in groups for p in group)
-        if self._sharded:
-            settle(self.model)
-        self._spots = self._spotted()
-
-    def _spotted(self) -> list[Spot]:
-        """Each target with its module and name there, a buffer with the parameters around it."""
-        found = []
-        for target in self.targets:
-            path, _, name = target.path.rpartition(".")
-            owner, around = self.model.get_submodule(path), []
-            if not isinstance(getattr(owner, name), nn.Parameter):
-                around = list(owner.parameters())
-                while path and not around:
-                    path = path.rpartition(".")[0]
-                    around = list(self.model.get_submodule(path).parameters())
-            found.append((target, owner, name, around))
-        return found
-
-    def _classified(self) -> Iterator[tuple[Target, Tensor, float | str]]:
-        """Each target with its tensor, and its learning rate or the reason why it is left out."""
-        groups, seen = [group["params"] for group in self.optimizer.param_groups], set()
-        now = [(len(group), id(group[0]) if group else 0) for group in groups]
-        if not self._spots or now != [(n, id(p[0]) if p else 0) for n, p in self._seen]:
-            self._place()
-        for target, owner, name, around in self._spots:
-            tensor = getattr(owner, name)
-            if id(tensor) in seen:
-                continue
-            seen.add(id(tensor))
-            if isinstance(tensor, nn.Parameter):
-                rate = self._rate(tensor)
-                reason = "is not in the optimiser" if tensor.requires_grad else "is frozen"
-            elif self.statistics:
-                rate = next((r for r in map(self._rate, around) if r is not None), None)
-                reason = "is a buffer of a layer that is not trained"
-            else:
-                rate, reason = None, "is a buffer, and statistics=False"
-            yield target, tensor, reason if rate is None else rate
-
-    def _trained(self) -> list[tuple[Target, Tensor, float]]:
-        """Those with a learning rate; sharded ones as shards, whatever the last forward left."""
-        if self._sharded:
-            settle(self.model)
-        every = list(self._classified())
-        found = [(t, w, rate) for t, w, rate in every if isinstance(rate, float)]
+    def _found(self) -> list[tuple[Target, Tensor, float]]:
+        """The targets that are trained; once a warning where none is."""
+        every = self._trained.found()
+        found = [(t, w, rate) for t, w, rate in every if not isinstance(rate, str)]
         if not (self._idle or any(isinstance(w, nn.Parameter) for _, w, _ in found)):
             weights = [w for _, w, _ in every if isinstance(w, nn.Parameter) and w.requires_grad]
             self._idle = not found or bool(weights)
@@ -262,7 +188,7 @@ class EquivarianceDecay:
     def report(self) -> str:
         """One line for each target: its strength and learning rate, or why it is left out."""
         lines = []
-        for target, _, rate in self._classified():
+        for target, _, rate in self._trained:
             strength = self.separate or strength_at(self.strength, target.path)
             said = f"{self.kind} {strength}, lr {rate:g}" if isinstance(rate, float) else rate
             lines.append(f"  {target.path}: {said}")

@@ -20,16 +20,16 @@ Job = tuple[Projector, Tensor, list[float], float]  # P, W, (Σηλ_G, Σηλ_pe
 
 def apply_(kind: str, jobs: Iterable[Job], sharded: bool) -> None:
     """Each job; weights that decay alike in one call, where none is sharded."""
-    alike: dict[Any, list[Tensor]] = {}
+    alike: dict[Any, tuple[Projector, list[float], list[Tensor]]] = {}
     for projector, weight, sums, bound in jobs:
         if sharded:
             act_(projector, weight, STEPS[kind], sums, bound)
         elif kind != "decay":
             STEPS[kind](projector, weight.detach(), sums, bound, torch.linalg.vector_norm)
         else:
-            key = (projector, *sums, weight.shape, weight.dtype, weight.device)
-            alike.setdefault(key, []).append(weight.detach())
-    for (projector, common, rest, *_), weights in alike.items():
+            key = (id(projector), *sums, weight.shape, weight.dtype, weight.device)
+            alike.setdefault(key, (projector, sums, []))[2].append(weight)
+    for projector, (common, rest), weights in alike.values():
         if rest != common:
             projector.lerp_each_(weights, -math.expm1(-2 * (rest - common)))
         if common:

@@ -101,7 +101,7 @@ def targets_of(model: Any) -> Sequence[Target]:
 
 def strength_at(strength: Strength, path: str) -> float:
     """λ of one target; a path that a mapping leaves out has 0."""
-    return strength.get(path, 0.0) if isinstance(strength, Mapping) else strength
+    return strength if isinstance(strength, (int, float)) else strength.get(path, 0.0)
 
 
 def checked(strength: Strength, name: str = "strength") -> Strength:

@@ -71,44 +71,46 @@ class Fields(Projector):
     kernel: tuple[int, ...] = ()
     images: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
     turns: tuple[Turn | None, ...] = field(init=False, repr=False, compare=False)
-    copied: int | None = field(init=False, repr=False, compare=False)  # the axis of plain copies
+    sizes: tuple[int, ...] = field(init=False, repr=False, compare=False)  # l a j l' a' j' pixels
+    alone: int | None = field(init=False, repr=False, compare=False)  # the only axis that moves
+    tables: Turn | None = field(init=False, repr=False, compare=False)  # its turns, `[a, pixels]`
 
     def __post_init__(self) -> None:
         """What compilers would otherwise trace."""
-        turns, both = _turns(self.group, self.kernel), self.out.moved and self.into.moved
+        both, order = self.out.moved and self.into.moved, len(images_of(self.group))
+        sizes = (*self.out.sizes(order), *self.into.sizes(order), prod(self.kernel))
         object.__setattr__(self, "images", images_of(self.group))
-        object.__setattr__(self, "turns", turns)
-        copied = None if both or any(turns) else 1 if self.out.moved else 4
-        object.__setattr__(self, "copied", copied)
+        object.__setattr__(self, "turns", _turns(self.group, self.kernel))
+        object.__setattr__(self, "sizes", sizes)
+        object.__setattr__(self, "alone", None if both else 1 if self.out.moved else 4)
+        still = both or not any(self.turns)
+        object.__setattr__(self, "tables", None if still else _tables(self.group, self.kernel))
 
     @property
     def rank(self) -> int:
         """Free orbits: |W| / |G|."""
-        return prod(self._sizes()) // len(self.images)
+        return prod(self.sizes) // len(self.images)
 
     def __call__(self, weight: Tensor) -> Tensor:
-        view = self._view(wide(weight))
-        if self.copied is not None:
-            kept = view.mean(self.copied, keepdim=True).expand(view.shape)
+        view = wide(weight).reshape(self.sizes)
+        if self.alone is not None:
+            found = [self._shared(view).expand(view.shape)]
+        elif self._tabular(view) and not torch.is_grad_enabled():
+            found = [mean for _, mean in row_means(view, self.images)]
         else:
-            if self._tabular(view) and not torch.is_grad_enabled():
-                found = [mean for _, mean in row_means(view, self.images)]
-            else:
-                parts = view.split(self._rows(view), 2)
-                found = [self._spread(self._mean(part), part) for part in parts]
-            kept = torch.cat(found, 2) if len(found) > 1 else found[0]
+            found = [self._spread(self._mean(p), p) for p in view.split(self._rows(view), 2)]
+        kept = torch.cat(found, 2) if len(found) > 1 else found[0]
         return kept.reshape(weight.shape).to(weight.dtype)
 
     def lerp_(self, weight: Tensor, t: float) -> None:
         weight = weight.detach()
         held = weight if weight.is_contiguous() else weight.contiguous()
-        view = self._view(held)
+        view = held.view(self.sizes)
         if self._tabular(view):
             for part, mean in row_means(view, self.images):
                 part.lerp_(mean, t)
         else:
-            parts = view.split(self._rows(view), 2) if self.copied is None else [view]
-            for part in parts:
+            for part in view.split(self._rows(view), 2):
                 wider = wide(part)
                 self._pull(wider, t)
                 if wider is not part:
@@ -117,13 +119,15 @@ class Fields(Projector):
             weight.copy_(held)
 
     def lerp_each_(self, weights: Sequence[Tensor], t: float) -> None:
-        if self.copied is None or len(weights) == 1 or weights[0].numel() > SMALL:
+        plain = self.alone is not None and self.tables is None
+        if len(weights) == 1 or not plain or weights[0].numel() > SMALL:
             super().lerp_each_(weights, t)
             return
-        held = wide(torch.stack(list(weights)))
-        view = held.view(-1, *self._sizes())
-        view.lerp_(view.mean(self.copied + 1, keepdim=True), t)
-        torch._foreach_copy_(list(weights), held.unbind())
+        parts = [weight.detach() for weight in weights]
+        held = wide(torch.stack(parts))
+        view = held.view(len(parts), *self.sizes)
+        view.lerp_(view.mean((2, 5), keepdim=True), t)  # of a and a', one of which is 1
+        torch._foreach_copy_(parts, held.unbind())
 
     def cut(self, dim: int, sizes: Sequence[int]) -> Sequence[Projector] | None:
         """Channels that rest are alone; of `(l a j)` whole copies l are."""
@@ -137,16 +141,10 @@ class Fields(Projector):
         parts = [Side(size // unit, after, side.moved) for size in sizes]
         return [replace(self, **{name: part}) for part in parts]  # type: ignore[arg-type]
 
-    def _view(self, weight: Tensor) -> Tensor:
-        return weight.reshape(self._sizes())
-
-    def _sizes(self) -> tuple[int, ...]:
-        """`[l, a, j, l', a', j', pixels]`."""
-        order = len(self.images)
-        return (*self.out.sizes(order), *self.into.sizes(order), prod(self.kernel))
-
     def _rows(self, view: Tensor) -> int:
-        """Rows j of the outputs whose whole orbit fits the cache."""
+        """Rows j of the outputs whose whole orbit fits the cache; all where one side moves."""
+        if self.alone is not None:
+            return max(1, view.shape[2])
         return max(1, CACHE * view.shape[2] // max(1, view.numel()))
 
     def _tabular(self, view: Tensor) -> bool:
@@ -154,26 +152,25 @@ class Fields(Projector):
         quick = view.is_cpu and view.dtype == torch.float32 and view.shape[5] >= WIDE
         if torch.compiler.is_compiling():  # slices are what compilers fuse
             return False
-        return quick and self.copied is None and not any(self.turns) and view.is_contiguous()
+        return quick and self.alone is None and not any(self.turns) and view.is_contiguous()
 
-    def _pairs(self) -> list[tuple[int, list[tuple[int, int]]]]:
-        """For each a its place along the outputs, and (c, place of ac along the inputs)."""
-        images = self.images
-        if not self.into.moved:
-            return [(a, [(0, 0)]) for a in range(len(images))]
-        if not self.out.moved:
-            return [(0, [(0, a)]) for a in range(len(images))]
-        return [(a, list(enumerate(row))) for a, row in enumerate(images)]
+    def _shared(self, view: Tensor) -> Tensor:
+        """PW where one side moves: the mean of its copies, turned back, and forth again."""
+        assert self.alone is not None
+        if self.tables is None:
+            return view.mean(self.alone, keepdim=True)
+        there, back = (index.to(view.device) for index in self.tables)
+        shape = [1] * 7
+        shape[self.alone], shape[6] = there.shape
+        mean = view.gather(-1, there.view(shape).expand(view.shape)).mean(self.alone, keepdim=True)
+        return mean.expand(view.shape).gather(-1, back.view(shape).expand(view.shape))
 
     def _mean(self, view: Tensor) -> Tensor:
-        """*ψ[c, l, j, l', j', x] = mean_a a⁻¹·W[a, ac]*."""
+        """*ψ[c, l, j, l', j', x] = mean_a a⁻¹·W[a, ac]*: all of W[a] is read for each a."""
         sums: list[Tensor] = []
-        for (a, pairs), turn in zip(self._pairs(), self.turns, strict=True):
-            if len(pairs) > 1:  # all of W[a] is read
-                row = _moved(view[:, a], turn, 0)
-                blocks = [row[:, :, :, at] for _, at in pairs]
-            else:
-                blocks = [_moved(view[:, a, :, :, pairs[0][1]], turn, 0)]
+        for a, (row, turn) in enumerate(zip(self.images, self.turns, strict=True)):
+            turned = _moved(view[:, a], turn, 0)
+            blocks = [turned[:, :, :, at] for at in row]
             if not sums:
                 sums = [block.clone() for block in blocks]
                 continue
@@ -184,20 +181,19 @@ class Fields(Projector):
     def _spread(self, psi: Tensor, like: Tensor) -> Tensor:
         """All a·ψ[c], at [a, ac]."""
         found = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-        for (a, pairs), turn in zip(self._pairs(), self.turns, strict=True):
+        for a, (row, turn) in enumerate(zip(self.images, self.turns, strict=True)):
             moved = _moved(psi, turn, 1)
-            for c, at in pairs:
+            for c, at in enumerate(row):
                 found[:, a, :, :, at].copy_(moved[c])
         return found
 
     def _pull(self, part: Tensor, t: float) -> None:
         """*W ← W + t (PW − W)* on one block, in place; few calls, since each costs microseconds."""
-        if self.copied is not None:
-            part.lerp_(part.mean(self.copied, keepdim=True), t)
+        if self.alone is not None:
+            part.lerp_(self._shared(part), t)
             return
-        pairs = self._pairs()
         grid = [row.unbind(3) for row in part.unbind(1)]
-        held = [[grid[a][at] for _, at in row] for a, row in pairs]
+        held = [[grid[a][at] for at in row] for a, row in enumerate(self.images)]
         sums: list[Tensor] = []
         for blocks, turn in zip(held, self.turns, strict=True):
             turned = [_moved(block, turn, 0) for block in blocks]
@@ -205,7 +201,7 @@ class Fields(Projector):
                 torch._foreach_add_(sums, turned)
             else:
                 sums = [block.clone() for block in turned]
-        torch._foreach_mul_(sums, 1 / len(pairs))
+        torch._foreach_mul_(sums, 1 / len(held))
         for blocks, turn in zip(held, self.turns, strict=True):
             torch._foreach_lerp_(blocks, [_moved(mean, turn, 1) for mean in sums], t)
 
@@ -240,3 +236,13 @@ def _turns(group: Group, kernel: tuple[int, ...]) -> tuple[Turn | None, ...]:
         moved = [act_on_grid(group, g, still.view(kernel)) for g in group.elements("cpu")]
         ways = [(back.flatten().argsort(), back.flatten()) for back in moved]
         return tuple(None if torch.equal(back, still) else (there, back) for there, back in ways)
+
+
+@lru_cache(maxsize=64)
+def _tables(group: Group, kernel: tuple[int, ...]) -> Turn:
+    """`_turns` as two tables `[a, pixels]`."""
+    with torch.inference_mode(False):
+        still = torch.arange(prod(kernel))
+        ways = [(still, still) if turn is None else turn for turn in _turns(group, kernel)]
+        there, back = (torch.stack(way) for way in zip(*ways, strict=True))
+        return there, back

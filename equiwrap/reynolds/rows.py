@@ -24,7 +24,7 @@ def row_means(view: Tensor, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
     """
     before, order, after, into, _, width, _ = view.shape
     table, step = view.view(-1, width), into * order
-    count = max(1, CACHE // (before * order * step * width))
+    count = max(1, CACHE // max(1, before * order * step * width))
     for start in range(0, after, count):
         part = view if count >= after else view[:, :, start : start + count]
         part.sum()
