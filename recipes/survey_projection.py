@@ -143,9 +143,10 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     start, lines = time.time(), [HEAD]
-    for entry in ENTRIES:
-        if (entry.slow and not args.slow) or args.only not in entry.name:
-            continue
+    chosen = [e for e in ENTRIES if args.only in e.name and (args.slow or not e.slow)]
+    if not chosen:
+        parser.error(f"--only {args.only} is part of no model's name here (some need --slow).")
+    for entry in chosen:
         for group in args.groups.split(","):
             for hidden in args.hidden.split(","):
                 lines.append(row(entry, group, hidden, args.repeats))

@@ -41,6 +41,7 @@ def agrees(projector, weight, aim, tolerance):
     torch.testing.assert_close(projector(held), aim, **close)
     torch.testing.assert_close(quick, aim, **close)
     assert quick.dtype == weight.dtype
+    torch.testing.assert_close(quick.sub_(weight), aim - weight, **close)  # memory of its own
     pulled, others = weight.clone(), [weight.clone(), -2 * weight, weight.mT.contiguous().mT]
     projector.lerp_(pulled, 0.3)
     torch.testing.assert_close(pulled, weight + 0.3 * (aim - weight), **close)

@@ -94,7 +94,7 @@ class Fields(Projector):
     def __call__(self, weight: Tensor) -> Tensor:
         view = wide(weight).reshape(self.sizes)
         if self.alone is not None:
-            found = [self._shared(view).expand(view.shape)]
+            found = [self._shared(view).expand(view.shape).contiguous()]
         elif self._tabular(view) and not torch.is_grad_enabled():
             found = [mean for _, mean in row_means(view, self.images)]
         else:
