@@ -59,7 +59,8 @@ def images_of(group: Group) -> tuple[tuple[int, ...], ...]:
 class Fields(Projector):
     """*P on `W[o, i, *sides]` between sides that are regular or rest*; for a bias, `i` is left out.
 
-    P² = P = Pᵀ. O(|W|) time whatever |G| is, temporary memory of one block.
+    P² = P = Pᵀ. O(|W|) time whatever |G| is, temporary memory of one block (of W where one side
+    rests).
 
     Error: rounding of the dtype.
     Source: Berndt and Stühmer 2026, §3; the layout is ours.
