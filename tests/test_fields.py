@@ -33,10 +33,9 @@ def made(group, out, into, kernel, bias=False):
 
 
 def agrees(projector, weight, aim, tolerance):
-    """P of the weight, with a graph and without, and in place by part, whole and several."""
+    """P of the weight, with a graph and without; in place in part, whole, and of several."""
     held = weight.clone().requires_grad_()
-    with torch.no_grad():
-        quick = projector(held)
+    quick = projector.project(held)
     close = {"rtol": 0, "atol": tolerance, "check_dtype": False}
     torch.testing.assert_close(projector(held), aim, **close)
     torch.testing.assert_close(quick, aim, **close)
@@ -97,6 +96,16 @@ def test_a_bias_is_averaged_alone_and_with_others_like_it():
                 for one, times in zip(others, (1, 3), strict=True):
                     torch.testing.assert_close(one, times * (weight + aim) / 2)
         torch.testing.assert_close(projector(weight), aim)
+
+
+def test_the_projection_has_tangents_without_gradients_too():
+    """Forward mode runs under no_grad: what is quick in place has no tangents."""
+    projector, shape = made(parse_group("C4"), (1, 4), (1, 4), ())
+    weight, tangent = torch.randn(2, *shape)
+    with torch.no_grad():
+        value, moved = torch.func.jvp(projector, (weight,), (tangent,))
+    torch.testing.assert_close(value, projector(weight))
+    torch.testing.assert_close(moved, projector(tangent))
 
 
 def test_rows_are_taken_where_they_are_quick():

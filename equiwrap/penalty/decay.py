@@ -120,8 +120,8 @@ class EquivarianceDecay:
 
     @torch.compiler.disable
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        found = getattr(optimizer, "found_inf", None)  # fused optimisers skip inside of step()
-        if found is not None and float(found):
+        skipped = getattr(optimizer, "found_inf", None)  # fused optimisers skip inside of step()
+        if skipped is not None and float(skipped):
             return
         factor, found = self.schedule(self.steps), self._found()
         for target, _, rate in found:

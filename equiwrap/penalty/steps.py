@@ -29,22 +29,23 @@ def apply_(kind: str, jobs: Iterable[Job], sharded: bool) -> None:
         else:
             key = (id(projector), *sums, weight.shape, weight.dtype, weight.device)
             alike.setdefault(key, (projector, sums, []))[2].append(weight)
-    for projector, (common, rest), weights in alike.values():
-        if rest != common:
-            projector.lerp_each_(weights, -math.expm1(-2 * (rest - common)))
-        if common:
-            torch._foreach_mul_(weights, math.exp(-2 * common))
+    for projector, sums, weights in alike.values():
+        _decay_each(projector, weights, sums)
+
+
+def _decay_each(projector: Projector, weights: list[Tensor], sums: list[float]) -> None:
+    """PW e^{−2Σηλ_G} + R e^{−2Σηλ_perp} of each."""
+    common, rest = sums
+    if rest != common:
+        projector.lerp_each_(weights, -math.expm1(-2 * (rest - common)))
+    if common:
+        torch._foreach_mul_(weights, math.exp(-2 * common))
 
 
 def _decay(
     projector: Projector, weight: Tensor, sums: list[float], bound: float, norm: Norm
 ) -> None:
-    """PW e^{−2Σηλ_G} + R e^{−2Σηλ_perp}."""
-    common, rest = sums
-    if rest != common:
-        projector.lerp_(weight, -math.expm1(-2 * (rest - common)))
-    if common:
-        weight.mul_(math.exp(-2 * common))
+    _decay_each(projector, [weight], sums)
 
 
 def _lasso(
@@ -66,7 +67,7 @@ def _ball(
 def _split(projector: Projector, weight: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """PW, R, |R| in float32 at least; |R| above 0."""
     wider = wide(weight)
-    kept = projector(wider)
+    kept = projector.project(wider)
     rest = wider - kept
     size = norm(rest)
     return kept, rest, size.clamp(min=torch.finfo(size.dtype).tiny)

@@ -52,7 +52,7 @@ def energies(model: nn.Module, targets: Sequence[Target] | None = None) -> list[
     for target, tensor in live(model, targets_of(model) if targets is None else targets):
         projector, part, norm = held(target.projector, tensor.detach())
         weight = wide(part)
-        defect, total = norm(weight - projector(weight)).square(), norm(weight).square()
+        defect, total = norm(weight - projector.project(weight)).square(), norm(weight).square()
         found.append(Energy(target.path, float(defect), float(total), target.share))
     return found
 
@@ -140,7 +140,7 @@ class _Penalty(torch.autograd.Function):
         with torch.autocast(weights[0].device.type, enabled=False):
             for (projector, strength, metric, norm), own in zip(terms, weights, strict=True):
                 weight = wide(own)
-                rest = projector(weight).sub_(weight)  # −R, in place
+                rest = projector.project(weight).sub_(weight)  # −R, in place
                 value, factor, direction = _term(metric, weight, rest, norm)
                 value = strength * value
                 total = value if total is None else total + value.to(total.device, total.dtype)

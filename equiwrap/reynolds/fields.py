@@ -95,12 +95,10 @@ class Fields(Projector):
     def __call__(self, weight: Tensor) -> Tensor:
         view = wide(weight).reshape(self.sizes)
         if self.alone is not None:
-            found = [self._shared(view).expand(view.shape).contiguous()]
-        elif self._tabular(view) and not torch.is_grad_enabled():
-            found = [mean for _, mean in row_means(view, self.images)]
+            kept = self._shared(view).expand(view.shape).contiguous()
         else:
-            found = [self._spread(self._mean(p), p) for p in view.split(self._rows(view), 2)]
-        kept = torch.cat(found, 2) if len(found) > 1 else found[0]
+            parts = [self._spread(self._mean(p), p) for p in view.split(self._rows(view), 2)]
+            kept = torch.cat(parts, 2)
         return kept.reshape(weight.shape).to(weight.dtype)
 
     def lerp_(self, weight: Tensor, t: float) -> None:

@@ -83,10 +83,8 @@ class Orbits(Projector):
 
     def _mean(self, weight: Tensor) -> Tensor:
         label, share = (part.to(weight.device) for part in self.numbered)
-        rows, share = (
-            weight.reshape(self.leading, len(label), self.trailing),
-            share.to(weight.dtype),
-        )
+        rows = weight.reshape(self.leading, len(label), self.trailing)
+        share = share.to(weight.dtype)
         if self.trailing == 1:  # entries are added forty times as fast as rows of one
             rows = rows.squeeze(-1)
         else:

@@ -20,7 +20,8 @@ def row_means(view: Tensor, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
 
     The rows `[j']` of one orbit are a bag: all bags are one call, where sums of slices are a call
     for each. A bag jumps through memory and waits at each row, so that a plain sum, which does not,
-    brings each part into the cache first: a tenth less time in all.
+    brings each part into the cache first: a tenth less time in all. Where the rows are is kept: 12
+    bytes for each of a block.
     """
     before, order, after, into, _, width, _ = view.shape
     table, step = view.view(-1, width), into * order
